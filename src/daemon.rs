@@ -1,0 +1,1 @@
+//! Builds bottom-up, starts, reloads, drains: the only file that knows everyone.

@@ -1,0 +1,14 @@
+//! The values of mail: addresses, envelopes, messages, replies, ids. No socket, file, task or clock.
+
+mod address;
+mod envelope;
+pub mod header;
+mod id;
+mod message;
+mod status;
+
+pub use address::{Address, AddressError, ReversePath};
+pub use envelope::{BodyType, Envelope, Notify, Recipient, Ret};
+pub use id::{AccountName, ParseQueueIdError, QueueId};
+pub use message::{Body, BodyFile, Digest, Message};
+pub use status::{EnhancedCode, Reply};

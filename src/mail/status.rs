@@ -1,0 +1,113 @@
+//! Replies and enhanced status codes (RFC 5321 §4.2, RFC 3463).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// An enhanced status code `class.subject.detail`. Sixteen bits each, because Microsoft's
+/// `5.7.708` does not fit into eight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EnhancedCode(pub u16, pub u16, pub u16);
+
+impl EnhancedCode {
+    /// Parses `5.7.708`, nothing before or after it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.').map(|part| {
+            (!part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit()))
+                .then(|| part.parse::<u16>().ok())
+                .flatten()
+        });
+        let code = Self(parts.next()??, parts.next()??, parts.next()??);
+        (parts.next().is_none() && matches!(code.0, 2 | 4 | 5)).then_some(code)
+    }
+}
+
+impl fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl TryFrom<String> for EnhancedCode {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("not an enhanced status code")
+    }
+}
+
+impl From<EnhancedCode> for String {
+    fn from(code: EnhancedCode) -> Self {
+        code.to_string()
+    }
+}
+
+/// A reply of an SMTP server: code, enhanced code, text. A value, not an error: only the verdict
+/// table says what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Three digits, 200 to 599.
+    pub code: u16,
+    /// The enhanced status code, if the text began with one of the same class.
+    pub enhanced: Option<EnhancedCode>,
+    /// The text of all lines, joined by a space, without codes and control characters.
+    pub text: String,
+}
+
+impl Reply {
+    /// A reply made of its parts.
+    #[must_use]
+    pub fn new(code: u16, enhanced: Option<EnhancedCode>, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            enhanced,
+            text: text.into(),
+        }
+    }
+
+    /// 2yz: done.
+    #[must_use]
+    pub fn is_positive(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+
+    /// 4yz: may go well later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        (400..500).contains(&self.code)
+    }
+
+    /// 5yz: will not go well unchanged.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        (500..600).contains(&self.code)
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        write!(f, " {}", self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enhanced_code_keeps_sixteen_bits() {
+        assert_eq!(
+            EnhancedCode::parse("5.7.708"),
+            Some(EnhancedCode(5, 7, 708))
+        );
+        for bad in ["", "5.7", "5.7.", "6.7.1", "5.7.1.1", "5.7.+1", "5.7.7080"] {
+            assert_eq!(EnhancedCode::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The one HTTP client: no redirects, bounded body and time (token endpoints are hostile input).

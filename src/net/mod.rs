@@ -1,0 +1,6 @@
+//! Sockets and tasks: everything that talks to the network without knowing what is said.
+
+pub mod dial;
+pub mod http;
+pub mod tasks;
+pub mod tls;

@@ -1,0 +1,1 @@
+//! TLS: one stack (rustls on aws-lc-rs), platform roots plus a CA file where configured.

@@ -1,0 +1,332 @@
+//! A token's way: grants, refresh in the background, sealing at rest (design: "A token's way").
+//!
+//! Only this module sees a refresh token. One task an account keeps its access token fresh; a
+//! rotated refresh token is sealed and stored before it is used; tokens are never deleted on an
+//! error.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{
+    clock::Clock, mail::AccountName, net::tasks::Tasks, secret::Secret, store::Store,
+    telemetry::Metrics,
+};
+
+/// Providers and accounts, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// By profile name.
+    pub providers: BTreeMap<String, Provider>,
+    /// By account name; accounts that need no token are not in it.
+    pub accounts: BTreeMap<AccountName, Account>,
+    /// The key that seals tokens: a file of 32 octets, made (0600) at first start when missing.
+    pub key_file: PathBuf,
+}
+
+/// What kind of provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Microsoft Entra ID.
+    Microsoft,
+    /// Google.
+    Google,
+    /// Anything that speaks RFC 6749.
+    Custom,
+}
+
+/// How the client authenticates at the token endpoint (RFC 6749 §2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthentication {
+    /// HTTP Basic.
+    Basic,
+    /// In the form.
+    Post,
+    /// A public client: only its id.
+    None,
+}
+
+/// An OAuth provider profile, every URL filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Provider {
+    /// Microsoft, Google or custom.
+    pub kind: Kind,
+    /// Free text.
+    pub description: String,
+    /// `client_id`.
+    pub client_id: String,
+    /// `client_secret`, unless a public client.
+    pub client_secret: Option<Secret>,
+    /// How the client authenticates.
+    pub client_authentication: ClientAuthentication,
+    /// Where a person consents. Needed by `authorization_code`.
+    pub authorization_url: Option<Url>,
+    /// Where tokens come from.
+    pub token_url: Url,
+    /// RFC 8628. Needed by `device_code`.
+    pub device_authorization_url: Option<Url>,
+    /// RFC 7009, where the provider has it.
+    pub revocation_url: Option<Url>,
+    /// Exactly as registered.
+    pub redirect_url: Url,
+    /// Scope asked for at sign-in, space separated.
+    pub scope: String,
+    /// Scope sent with each refresh; empty: none is sent. Microsoft gives a token for one resource,
+    /// so this names exactly one (the seed's profile signs in for Graph and needs an Outlook token).
+    pub refresh_scope: String,
+    /// Extra trust anchors, PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How consent is obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// RFC 6749 §4.1 with PKCE (RFC 7636).
+    AuthorizationCode,
+    /// RFC 8628.
+    DeviceCode,
+    /// RFC 6749 §4.4: no person at all.
+    ClientCredentials,
+}
+
+/// A mailbox that needs tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// The provider profile's name.
+    pub provider: String,
+    /// The mailbox; `login_hint` at sign-in.
+    pub mailbox: String,
+    /// How consent is obtained.
+    pub grant: Grant,
+}
+
+/// An access token with its generation. Compare generations, never texts.
+#[derive(Debug, Clone)]
+pub struct AccessToken {
+    /// The bearer token; exposed only where an AUTH line or a request is encoded.
+    pub token: Secret,
+    /// Rises with each new token of the account in this process.
+    pub generation: u64,
+}
+
+/// Why there is no token now.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TokenError {
+    /// A person must act; retrying does not help.
+    #[error("{0}")]
+    SignInNeeded(Diagnosis),
+    /// Transient trouble and the old token is used up: try later.
+    #[error("{0}")]
+    Retrying(Diagnosis),
+}
+
+/// What is wrong and what to do, in plain words. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// What is wrong: `the client secret has expired (AADSTS7000222)`.
+    pub reason: String,
+    /// What to do: `make a new secret in the Azure portal ...`.
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.reason, self.remedy)
+    }
+}
+
+/// State of an account's token, as `gatepost accounts` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// A token that lives.
+    Ready,
+    /// The first one is being fetched.
+    Refreshing,
+    /// Transient trouble; an old token may still serve.
+    Retrying,
+    /// A person must sign in or mend the configuration.
+    SignInNeeded,
+}
+
+/// A snapshot of an account's token. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Where it stands.
+    pub state: State,
+    /// What is wrong, if something is.
+    pub diagnosis: Option<Diagnosis>,
+    /// When the access token expires.
+    pub token_expires_at: Option<Timestamp>,
+    /// When it was last refreshed.
+    pub last_refresh_at: Option<Timestamp>,
+}
+
+/// A sign-in that has begun.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SignIn {
+    /// A browser must open this URL.
+    Browser {
+        /// Names this sign-in in [`Oauth::sign_in_result`]. It is not the `state` parameter.
+        id: String,
+        /// The authorization URL.
+        url: String,
+    },
+    /// A person must enter a code.
+    Device {
+        /// Names this sign-in.
+        id: String,
+        /// Where.
+        verification_uri: String,
+        /// With the code filled in, where the provider offers it.
+        verification_uri_complete: Option<String>,
+        /// The code.
+        user_code: String,
+        /// When it expires.
+        expires_at: Timestamp,
+    },
+    /// Nobody is needed (client credentials): the token is being fetched.
+    Unattended {
+        /// Names this sign-in.
+        id: String,
+    },
+}
+
+/// All accounts' tokens. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Oauth {
+    _private: (),
+}
+
+/// Why the token keeper could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The key file cannot be read or made.
+    #[error("key file {path}: {reason}", path = path.display())]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The store failed.
+    #[error("token store")]
+    Store(#[from] crate::store::Error),
+    /// No such account, or it needs no token.
+    #[error("{0}")]
+    Account(String),
+    /// The provider refused or could not be reached.
+    #[error("{0}")]
+    Provider(Diagnosis),
+}
+
+impl Oauth {
+    /// Loads sealed tokens and starts one refresher task an account. A damaged record or a wrong
+    /// key affects its account alone ([`State::SignInNeeded`]) and is never overwritten until a new
+    /// sign-in succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Key`], [`Error::Store`].
+    pub async fn start(
+        _config: Config,
+        _store: Store,
+        _clock: Arc<dyn Clock>,
+        _tasks: Tasks,
+        _metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        todo!()
+    }
+
+    /// Takes a new configuration: unchanged accounts keep their state and tasks, changed ones
+    /// restart with their stored token, removed ones stop.
+    ///
+    /// # Errors
+    /// As [`Oauth::start`]; the old configuration then stays.
+    pub async fn reconfigure(&self, _config: Config) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// A live access token; waits for a refresh in flight. Cancel safe.
+    ///
+    /// # Errors
+    /// [`TokenError`], also for accounts that are not configured here.
+    pub async fn access_token(&self, _account: &AccountName) -> Result<AccessToken, TokenError> {
+        todo!()
+    }
+
+    /// A token newer than `stale`, by exactly one refresh however many callers ask: after a 535.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn refresh_after(
+        &self,
+        _account: &AccountName,
+        _stale: u64,
+    ) -> Result<AccessToken, TokenError> {
+        todo!()
+    }
+
+    /// Resolves when the account has a token of a generation other than `generation`
+    /// (0: has any). For lanes on hold. Cancel safe.
+    pub async fn changed(&self, _account: &AccountName, _generation: u64) {
+        todo!()
+    }
+
+    /// How the account's token stands; `None` when it needs none or is unknown.
+    #[must_use]
+    pub fn status(&self, _account: &AccountName) -> Option<Status> {
+        todo!()
+    }
+
+    /// Begins a sign-in. `device`: by device code whatever the account's grant says. A sign-in of
+    /// the same account that was under way is cancelled.
+    ///
+    /// # Errors
+    /// [`Error::Account`], [`Error::Provider`].
+    pub async fn begin_sign_in(
+        &self,
+        _account: &AccountName,
+        _device: bool,
+    ) -> Result<SignIn, Error> {
+        todo!()
+    }
+
+    /// Waits until a sign-in has succeeded (token stored), failed or timed out. Cancel safe.
+    ///
+    /// # Errors
+    /// The diagnosis to show.
+    pub async fn sign_in_result(&self, _id: &str) -> Result<(), Diagnosis> {
+        todo!()
+    }
+
+    /// The query of a request to the redirect URL (or of a pasted redirect address): checks
+    /// `state` (single use) and `iss` (RFC 9207), redeems the code, stores the token. Returns the
+    /// account that is now signed in.
+    ///
+    /// # Errors
+    /// The diagnosis to show on the page; nothing is stored.
+    pub async fn callback(&self, _query: &str) -> Result<AccountName, Diagnosis> {
+        todo!()
+    }
+
+    /// Forgets the account's tokens, revoking them at the provider where it can (RFC 7009).
+    /// `Ok(true)`: the provider confirmed the revocation.
+    ///
+    /// # Errors
+    /// The store's; revocation trouble is no error.
+    pub async fn sign_out(&self, _account: &AccountName) -> Result<bool, Error> {
+        todo!()
+    }
+
+    /// The redirect URLs of all profiles (the console serves their paths).
+    #[must_use]
+    pub fn redirect_urls(&self) -> Vec<Url> {
+        todo!()
+    }
+}

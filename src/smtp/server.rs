@@ -1,0 +1,173 @@
+//! The server session machine: a line in, a step out (RFC 5321, 6409, 4954, 3207, 3461).
+//!
+//! The machine owns the state and the order of commands; the driver owns the socket, the clock and
+//! the decisions. A driver loop: write the reply, read a line ([`super::line`]), call
+//! [`Session::line`], act on the [`Step`]; a [`Question`] is answered with [`Session::answer`].
+
+use super::replies::Reply;
+use crate::{
+    mail::{Address, Envelope, Recipient, ReversePath},
+    secret::Secret,
+};
+
+/// What a listener offers and bounds; fixed for a session.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our name in the greeting and EHLO reply.
+    pub hostname: String,
+    /// `SIZE` (RFC 1870), octets.
+    pub max_message_size: u64,
+    /// Recipients a transaction may have (then 452 4.5.3).
+    pub max_recipients: usize,
+    /// Whether STARTTLS can be offered.
+    pub starttls: bool,
+    /// SASL mechanisms offered, in order. Empty: AUTH is not offered.
+    pub mechanisms: Vec<Mechanism>,
+    /// Whether MAIL needs AUTH first (530 5.7.0).
+    pub auth_required: bool,
+    /// Whether credentials may be sent without TLS from this peer (else 538 5.7.11).
+    pub auth_without_tls: bool,
+    /// Domain given to addresses without one (`root`, `postmaster`).
+    pub qualify_domain: String,
+}
+
+/// A SASL mechanism of the server side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 4616.
+    Plain,
+    /// The undocumented but universal prompt pair.
+    Login,
+    /// Google's and Microsoft's bearer exchange (sandbox only).
+    Xoauth2,
+    /// RFC 7628 (sandbox only).
+    OauthBearer,
+}
+
+/// What a client presented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// PLAIN or LOGIN.
+    Password {
+        /// authcid.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// XOAUTH2 or OAUTHBEARER.
+    Bearer {
+        /// `user=` or the GS2 authzid.
+        username: String,
+        /// The access token.
+        token: Secret,
+    },
+}
+
+/// What the driver does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Write it, read the next line.
+    Reply(Reply),
+    /// Write it, flush, close.
+    Close(Reply),
+    /// Write it, refuse bytes already buffered, do the handshake, then [`Session::tls_started`].
+    StartTls(Reply),
+    /// Decide, then [`Session::answer`].
+    Ask(Question),
+    /// Write it (354), decode DATA until its end, then [`Session::end_of_data`].
+    Data(Reply),
+}
+
+/// What the machine cannot know.
+#[derive(Debug)]
+pub enum Question {
+    /// May this peer log in so? Answer with [`Answer::Accept`] or a refusal.
+    Login(Credentials),
+    /// May this peer send from here, a message of about this size?
+    Mail {
+        /// The reverse-path.
+        reverse_path: ReversePath,
+        /// `SIZE=`, if given.
+        size: Option<u64>,
+    },
+    /// May this peer send there?
+    Rcpt(Recipient),
+}
+
+/// The driver's answer to a [`Question`].
+#[derive(Debug)]
+pub enum Answer {
+    /// Yes.
+    Accept,
+    /// No, with this reply.
+    Refuse(Reply),
+    /// No, and for XOAUTH2/OAUTHBEARER with this error challenge first (JSON, sent in base64).
+    Challenge(String, Reply),
+}
+
+/// One SMTP session.
+#[derive(Debug)]
+pub struct Session {
+    _private: (),
+}
+
+impl Session {
+    /// A session that has just connected; `tls` when the connection began with TLS.
+    #[must_use]
+    pub fn new(_settings: std::sync::Arc<Settings>, _tls: bool) -> Self {
+        todo!()
+    }
+
+    /// The banner.
+    #[must_use]
+    pub fn greeting(&self) -> Reply {
+        todo!()
+    }
+
+    /// A complete line, without its CRLF.
+    pub fn line(&mut self, _line: &[u8]) -> Step {
+        todo!()
+    }
+
+    /// The answer to the question asked last.
+    pub fn answer(&mut self, _answer: Answer) -> Step {
+        todo!()
+    }
+
+    /// The handshake is done: everything learned before is forgotten (RFC 3207 §4.2).
+    pub fn tls_started(&mut self) {
+        todo!()
+    }
+
+    /// The envelope of the transaction whose DATA is being read.
+    #[must_use]
+    pub fn envelope(&self) -> Option<&Envelope> {
+        todo!()
+    }
+
+    /// DATA was read and answered: the transaction is over, the login stays.
+    pub fn end_of_data(&mut self) {
+        todo!()
+    }
+
+    /// The name the client gave with EHLO or HELO.
+    #[must_use]
+    pub fn helo(&self) -> Option<&str> {
+        todo!()
+    }
+
+    /// The login name, once authenticated.
+    #[must_use]
+    pub fn login(&self) -> Option<&str> {
+        todo!()
+    }
+
+    /// `SMTP`, `ESMTP`, `ESMTPS`, `ESMTPA`, `ESMTPSA` (RFC 3848), `UTF8SMTP..` (RFC 6531).
+    #[must_use]
+    pub fn protocol(&self) -> &'static str {
+        todo!()
+    }
+
+    #[doc(hidden)]
+    fn _uses(_: Address) {}
+}

@@ -1,0 +1,6 @@
+//! What the operator sees: log events and metrics. Every metric is declared in one place.
+
+pub mod log;
+mod metrics;
+
+pub use metrics::Metrics;
