@@ -22,8 +22,17 @@ pub struct Config {
     pub providers: BTreeMap<String, Provider>,
     /// By account name; accounts that need no token are not in it.
     pub accounts: BTreeMap<AccountName, Account>,
-    /// The key that seals tokens: a file of 32 octets, made (0600) at first start when missing.
-    pub key_file: PathBuf,
+    /// The key that seals tokens.
+    pub key: Key,
+}
+
+/// Where the key that seals tokens comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Key {
+    /// A file, made (0600, random) at first start when missing.
+    File(PathBuf),
+    /// Given (systemd credential, command): 32 octets in hex or base64.
+    Given(Secret),
 }
 
 /// What kind of provider.

@@ -1,1 +1,0 @@
-//! TLS: one stack (rustls on aws-lc-rs), platform roots plus a CA file where configured.

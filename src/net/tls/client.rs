@@ -1,0 +1,1 @@
+//! Upstream: the certificate is always verified; platform roots, plus a CA file where configured.

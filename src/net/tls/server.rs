@@ -1,0 +1,1 @@
+//! Listeners: certificate chain and key from PEM files.

@@ -1,1 +1,0 @@
-//! End-of-data decoding and encoding (RFC 5321 §4.5.2): only CRLF.CRLF ends, nothing else.

@@ -1,0 +1,1 @@
+//! Client side: XOAUTH2, OAUTHBEARER (RFC 7628), PLAIN (RFC 4616), LOGIN. Pure.

@@ -1,0 +1,1 @@
+//! Server side: what a client sends after AUTH, decoded strictly. Pure.
