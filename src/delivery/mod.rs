@@ -3,6 +3,8 @@
 //!
 //! Meets `submission` nowhere but in the queue.
 
+mod gate;
+mod limits;
 mod transport;
 pub mod verdict;
 

@@ -71,6 +71,8 @@ pub struct Settlement {
     pub uncertain: bool,
     /// DSNs that this settlement owes; accepted in the same commit.
     pub reports: Vec<NewEntry>,
+    /// Whether one of them tells the sender that the message is late.
+    pub delay_warned: bool,
 }
 
 /// What happens to the recipients that an attempt left open.

@@ -60,6 +60,9 @@ pub struct Entry {
     pub uncertain: bool,
     /// Why it is where it is, in plain words.
     pub reason: Option<String>,
+    /// Whether the sender was told that it is late.
+    #[serde(default)]
+    pub delay_warned: bool,
 }
 
 /// One recipient of an [`Entry`].

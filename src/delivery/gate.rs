@@ -1,0 +1,333 @@
+//! Whether an account may send now: open, closed until an instant, or on hold. Pure; time comes in.
+//!
+//! A closed gate is opened by one trial: a single message finds out while the others wait. That is
+//! how a hold ends by itself, and why a server that is down is not hammered by a backlog.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::oauth::Diagnosis;
+
+/// The state of an account's gate.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    closed: Option<Closed>,
+    /// Transactions under way.
+    busy: usize,
+    /// Transactions allowed at once now, and at best.
+    width: usize,
+    width_max: usize,
+    /// When the width may grow by one.
+    widen_at: Instant,
+    /// Account failures in a row.
+    strikes: u32,
+}
+
+#[derive(Debug)]
+struct Closed {
+    why: Why,
+    until: Instant,
+    /// A message is finding out.
+    trial: bool,
+}
+
+/// Why a gate is closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Why {
+    /// A person must act; a new token ends it.
+    Held(Diagnosis),
+    /// No token for now; a new one ends it.
+    Token,
+    /// The server cannot be reached, or wants us to wait.
+    Paused,
+}
+
+/// What a message may do now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Go; [`Gate::leave`] must follow.
+    Go,
+    /// Wait until then, or until the gate changes.
+    Closed {
+        /// When a trial may go.
+        until: Instant,
+        /// Whether a new token ends it earlier.
+        token: bool,
+    },
+    /// Wait until another transaction is over.
+    Busy,
+}
+
+impl Gate {
+    pub(crate) fn new(connections: usize, now: Instant) -> Self {
+        let width = connections.max(1);
+        Self {
+            closed: None,
+            busy: 0,
+            width,
+            width_max: width,
+            widen_at: now,
+            strikes: 0,
+        }
+    }
+
+    /// Asks without entering.
+    pub(crate) fn peek(&self, now: Instant) -> Pass {
+        match &self.closed {
+            None => Pass::Go,
+            Some(closed) if closed.trial => Pass::Busy,
+            Some(closed) if now < closed.until => Pass::Closed {
+                until: closed.until,
+                token: matches!(closed.why, Why::Held(_) | Why::Token),
+            },
+            Some(_) => Pass::Go,
+        }
+    }
+
+    /// Enters if possible.
+    pub(crate) fn enter(&mut self, now: Instant) -> Pass {
+        let pass = self.peek(now);
+        if pass != Pass::Go {
+            return pass;
+        }
+        if self.width < self.width_max && now >= self.widen_at {
+            self.width += 1;
+            self.widen_at = now + WIDEN_AFTER;
+        }
+        let width = if self.closed.is_some() { 1 } else { self.width };
+        if self.busy >= width {
+            return Pass::Busy;
+        }
+        if let Some(closed) = &mut self.closed {
+            closed.trial = true;
+        }
+        self.busy += 1;
+        Pass::Go
+    }
+
+    /// A transaction is over, whatever it came to. Call what it showed first.
+    pub(crate) fn leave(&mut self) {
+        self.busy = self.busy.saturating_sub(1);
+        if let Some(closed) = &mut self.closed {
+            closed.trial = false;
+        }
+    }
+
+    /// The provider takes mail. Whether that ended a hold.
+    pub(crate) fn works(&mut self) -> bool {
+        self.strikes = 0;
+        // What was on its way when the gate closed does not open it: the trial does.
+        if !self.closed.as_ref().is_some_and(|closed| closed.trial) {
+            return false;
+        }
+        let closed = self.closed.take();
+        closed.is_some_and(|closed| matches!(closed.why, Why::Held(_)))
+    }
+
+    /// A person must act. Whether that is news.
+    pub(crate) fn hold(&mut self, diagnosis: Diagnosis, now: Instant) -> bool {
+        let news = self.held() != Some(&diagnosis);
+        self.close(Why::Held(diagnosis), now + PROBE_EVERY);
+        news
+    }
+
+    /// No token for now. `jitter` from 0 to 1.
+    pub(crate) fn no_token(&mut self, jitter: f64, now: Instant) -> Duration {
+        let wait = self.strike(jitter);
+        self.close(Why::Token, now + wait);
+        wait
+    }
+
+    /// The server cannot be reached or does not want us: longer each time. `jitter` from 0 to 1.
+    pub(crate) fn fails(&mut self, jitter: f64, now: Instant) -> Duration {
+        // One outage is one strike, however many sessions it ends.
+        if let Some(closed) = self.closed.as_ref().filter(|c| now < c.until) {
+            return closed.until - now;
+        }
+        let wait = self.strike(jitter);
+        self.close(Why::Paused, now + wait);
+        wait
+    }
+
+    /// The provider wants less: waits so long, then sends less at a time for a while.
+    pub(crate) fn slow(&mut self, wait: Duration, narrower: bool, now: Instant) {
+        if narrower {
+            self.width = (self.width / 2).max(1);
+            self.widen_at = now + wait + WIDEN_AFTER;
+        }
+        if !matches!(&self.closed, Some(c) if c.until > now + wait || c.why != Why::Paused) {
+            self.close(Why::Paused, now + wait);
+        }
+    }
+
+    /// A person or a new token says: try now. The diagnosis stays until a message has passed.
+    pub(crate) fn try_now(&mut self, now: Instant) {
+        if let Some(closed) = &mut self.closed {
+            closed.until = now;
+        }
+    }
+
+    /// The hold's diagnosis.
+    pub(crate) fn held(&self) -> Option<&Diagnosis> {
+        match &self.closed.as_ref()?.why {
+            Why::Held(diagnosis) => Some(diagnosis),
+            Why::Token | Why::Paused => None,
+        }
+    }
+
+    /// Until when it is closed without being on hold.
+    pub(crate) fn paused_until(&self, now: Instant) -> Option<Instant> {
+        let closed = self.closed.as_ref()?;
+        (!matches!(closed.why, Why::Held(_)) && closed.until > now).then_some(closed.until)
+    }
+
+    fn close(&mut self, why: Why, until: Instant) {
+        let (was, trial) = match self.closed.take() {
+            Some(closed) => (Some(closed.why), closed.trial),
+            None => (None, false),
+        };
+        // Other trouble on top of a hold does not hide what a person must do.
+        let why = match (was, why) {
+            (Some(held @ Why::Held(_)), Why::Token | Why::Paused) => held,
+            (_, why) => why,
+        };
+        self.closed = Some(Closed { why, until, trial });
+    }
+
+    fn strike(&mut self, jitter: f64) -> Duration {
+        let wait = STRIKE_FIRST * 2u32.saturating_pow(self.strikes.min(STRIKES_DOUBLING));
+        self.strikes = self.strikes.saturating_add(1);
+        // From half to the whole: accounts that failed together do not come back together.
+        wait.min(STRIKE_MAX)
+            .mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+/// A hold is tried again so often without anybody asking: a switch flipped at the provider tells
+/// nobody.
+const PROBE_EVERY: Duration = Duration::from_secs(600);
+/// After a throttling reply, one connection more so often.
+const WIDEN_AFTER: Duration = Duration::from_secs(300);
+const STRIKE_FIRST: Duration = Duration::from_secs(2);
+const STRIKE_MAX: Duration = Duration::from_secs(300);
+/// 2 s doubled so often is above the maximum.
+const STRIKES_DOUBLING: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn diagnosis(reason: &str) -> Diagnosis {
+        Diagnosis {
+            reason: reason.into(),
+            remedy: String::new(),
+        }
+    }
+
+    #[test]
+    fn no_more_transactions_than_connections() {
+        let now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        assert_eq!(gate.enter(now), Pass::Go);
+        assert_eq!(gate.enter(now), Pass::Go);
+        assert_eq!(gate.enter(now), Pass::Busy);
+        gate.leave();
+        assert_eq!(gate.enter(now), Pass::Go);
+    }
+
+    #[test]
+    fn a_hold_is_told_once_and_ends_with_the_first_message_that_passes() {
+        let now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        assert!(gate.hold(diagnosis("off"), now));
+        assert!(!gate.hold(diagnosis("off"), now));
+        assert!(gate.hold(diagnosis("other"), now));
+        assert_eq!(
+            gate.enter(now),
+            Pass::Closed {
+                until: now + PROBE_EVERY,
+                token: true
+            }
+        );
+        gate.try_now(now);
+        assert_eq!(gate.enter(now), Pass::Go);
+        assert_eq!(gate.enter(now), Pass::Busy, "one message finds out");
+        assert!(gate.held().is_some(), "until then it is on hold");
+        assert!(gate.works());
+        gate.leave();
+        assert!(gate.held().is_none());
+        assert_eq!(gate.enter(now), Pass::Go);
+        assert_eq!(gate.enter(now), Pass::Go);
+    }
+
+    #[test]
+    fn a_trial_that_shows_nothing_lets_the_next_one_try() {
+        let now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        gate.hold(diagnosis("off"), now);
+        gate.try_now(now);
+        assert_eq!(gate.enter(now), Pass::Go);
+        gate.leave();
+        assert_eq!(gate.enter(now), Pass::Go);
+    }
+
+    #[test]
+    fn failures_back_off_to_minutes_and_one_outage_counts_once() {
+        let mut now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            waits.push(gate.fails(1.0, now));
+            gate.fails(1.0, now);
+            now += *waits.last().expect("a wait");
+            assert_eq!(gate.enter(now), Pass::Go);
+            gate.leave();
+        }
+        assert_eq!(waits.first(), Some(&STRIKE_FIRST));
+        assert_eq!(waits.last(), Some(&STRIKE_MAX));
+        assert!(waits.is_sorted());
+        assert_eq!(gate.enter(now), Pass::Go);
+        gate.works();
+        gate.leave();
+        assert_eq!(
+            gate.fails(0.0, now),
+            STRIKE_FIRST / 2,
+            "forgotten after a success"
+        );
+    }
+
+    #[test]
+    fn throttling_narrows_and_recovers_slowly() {
+        let now = Instant::now();
+        let mut gate = Gate::new(4, now);
+        assert_eq!(gate.enter(now), Pass::Go);
+        gate.slow(Duration::from_secs(60), true, now);
+        assert!(
+            !gate.works(),
+            "a message that still passed does not lift a pause"
+        );
+        assert!(gate.paused_until(now).is_some());
+        gate.leave();
+        let mut later = now + Duration::from_secs(60);
+        assert_eq!(gate.enter(later), Pass::Go);
+        gate.works();
+        assert_eq!(gate.enter(later), Pass::Go);
+        assert_eq!(gate.enter(later), Pass::Busy, "two of four at once");
+        later += WIDEN_AFTER;
+        assert_eq!(gate.enter(later), Pass::Go);
+        assert_eq!(gate.enter(later), Pass::Busy);
+        later += WIDEN_AFTER;
+        assert_eq!(gate.enter(later), Pass::Go);
+    }
+
+    #[test]
+    fn a_pause_never_hides_a_hold() {
+        let now = Instant::now();
+        let mut gate = Gate::new(1, now);
+        gate.hold(diagnosis("off"), now);
+        gate.slow(Duration::from_secs(1), true, now);
+        gate.fails(0.5, now);
+        assert!(gate.held().is_some());
+    }
+}
