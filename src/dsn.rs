@@ -14,7 +14,8 @@ use crate::mail::{Address, EnhancedCode, Reply};
 pub struct Report<'a> {
     /// What it is about.
     pub kind: Kind,
-    /// Names the report: its Message-ID and its boundary.
+    /// Names the report: its Message-ID and its boundary. Made after the message it is about and
+    /// never told before, so nothing quoted can hold it.
     pub id: &'a str,
     /// Our name: Reporting-MTA.
     pub reporting_mta: &'a str,
@@ -265,7 +266,8 @@ pub fn header_section(message: &[u8]) -> &[u8] {
 }
 
 fn date(at: Timestamp) -> String {
-    jiff::fmt::rfc2822::to_string(&at.to_zoned(jiff::tz::TimeZone::UTC)).unwrap_or_default()
+    jiff::fmt::rfc2822::to_string(&at.to_zoned_datetime(jiff::tz::TimeZone::UTC))
+        .unwrap_or_default()
 }
 
 /// A reply as it may be quoted: one line, bounded.
@@ -487,7 +489,7 @@ mod tests {
             550,
             None,
             format!(
-                "no\r\n\r\n--=_0abc--\r\nX: y\x00{}",
+                "no\r\n\r\n--=_guess--\r\nX: y\x00{}",
                 "\u{e9} very long".repeat(500)
             ),
         );

@@ -8,6 +8,13 @@
 
 use std::time::Duration;
 
+use self::{
+    Action::{
+        Bounce, Delivered, Hold, Relogin, Retry, RetryThenBounce, RetryThenHold, Slow, Split, Wait,
+    },
+    Scope::{Account, Message, Recipient, Session},
+    When::{Always, Login, Rcpt, Transaction},
+};
 use super::transport::{Cause, Failure, Phase};
 use crate::{mail::Reply, net::dial, oauth::Kind};
 
@@ -83,7 +90,7 @@ pub fn judge(kind: Kind, phase: Phase, reply: &Reply) -> Verdict {
 #[must_use]
 pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
     let account = |action, reason, remedy| Verdict {
-        scope: Scope::Account,
+        scope: Account,
         action,
         reason,
         remedy,
@@ -92,37 +99,37 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
     match &failure.cause {
         Cause::Refused { reply, .. } => judge(kind, failure.phase, reply),
         Cause::Tls(dial::TlsError::Refused(_) | dial::TlsError::Name) => account(
-            Action::Hold,
+            Hold,
             "the server's TLS certificate is not valid for it, or TLS 1.2 is not spoken",
             "nothing was sent: compare smtp.host with the certificate; for a private authority set smtp.ca_file",
         ),
         Cause::TlsSettings(_) => account(
-            Action::Hold,
+            Hold,
             "TLS cannot be set up here",
             "install the system's CA certificates (package ca-certificates), or mend smtp.ca_file",
         ),
         Cause::NoStarttls => account(
-            Action::Hold,
+            Hold,
             "the server does not offer STARTTLS, so nothing was sent",
             "look whether a firewall or proxy strips STARTTLS; else set smtp.tls and smtp.port as the provider says",
         ),
         Cause::Injected => account(
-            Action::Hold,
+            Hold,
             "somebody put octets between STARTTLS and the handshake, so nothing was sent",
             "look for what stands between this machine and the server; this is what an attack looks like",
         ),
         Cause::NoMechanism(_) => account(
-            Action::Hold,
+            Hold,
             "the server does not offer the configured way to authenticate",
             "set smtp.auth and smtp.tls as the provider says",
         ),
         Cause::Cleartext => account(
-            Action::Hold,
+            Hold,
             "credentials would cross the network in clear, so they were not sent",
             "set smtp.tls to \"starttls\" or \"implicit\"",
         ),
         Cause::Credentials(_) => account(
-            Action::Hold,
+            Hold,
             "the user name, password or token holds a control character",
             "mend smtp.username or smtp.password; for a token, sign in again",
         ),
@@ -142,22 +149,19 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
 fn broken(failure: &Failure) -> Verdict {
     let (scope, reason) = match (&failure.cause, failure.phase.is_login()) {
         (Cause::Dial(dial::Error::Resolve { .. }), _) => {
-            (Scope::Account, "the server's name cannot be resolved")
+            (Account, "the server's name cannot be resolved")
         }
-        (Cause::Dial(_), _) => (Scope::Account, "the server cannot be reached"),
-        (Cause::Body(_), _) => (Scope::Message, "our copy of the message cannot be read"),
+        (Cause::Dial(_), _) => (Account, "the server cannot be reached"),
+        (Cause::Body(_), _) => (Message, "our copy of the message cannot be read"),
         (Cause::Garbage(_) | Cause::Unexpected(_), true) => {
-            (Scope::Account, "what answers there is no mail server")
+            (Account, "what answers there is no mail server")
         }
-        (_, true) => (Scope::Account, "the server ended the session"),
-        (_, false) => (
-            Scope::Message,
-            "the session ended in the middle of the message",
-        ),
+        (_, true) => (Account, "the server ended the session"),
+        (_, false) => (Message, "the session ended in the middle of the message"),
     };
     Verdict {
         scope,
-        action: Action::Retry,
+        action: Retry,
         reason,
         remedy: "",
         known: true,
@@ -194,10 +198,10 @@ impl Row {
     fn fits(&self, kind: Kind, phase: Phase, reply: &Reply, text: &str) -> bool {
         let Self(provider, when, code, enhanced, needles, ..) = self;
         let in_phase = match when {
-            When::Always => true,
-            When::Login => phase.is_login(),
-            When::Transaction => !phase.is_login(),
-            When::Rcpt => phase == Phase::Rcpt,
+            Always => true,
+            Login => phase.is_login(),
+            Transaction => !phase.is_login(),
+            Rcpt => phase == Phase::Rcpt,
         };
         in_phase
             && provider.is_none_or(|provider| provider == kind)
@@ -236,8 +240,8 @@ fn enhanced_fits(pattern: &str, reply: &Reply) -> bool {
 }
 
 const DELIVERED: Verdict = Verdict {
-    scope: Scope::Message,
-    action: Action::Delivered,
+    scope: Message,
+    action: Delivered,
     reason: "the provider has taken the message",
     remedy: "",
     known: true,
@@ -245,8 +249,8 @@ const DELIVERED: Verdict = Verdict {
 
 /// A reply without meaning where it came: the connection is given up, the message kept.
 const UNINTELLIGIBLE: Verdict = Verdict {
-    scope: Scope::Session,
-    action: Action::Retry,
+    scope: Session,
+    action: Retry,
     reason: "the server's answer makes no sense here",
     remedy: "",
     known: false,
@@ -260,10 +264,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const QUARTER_HOUR: Duration = Duration::from_secs(900);
 const HALF_HOUR: Duration = Duration::from_secs(1800);
-
-use Action::{Bounce, Hold, Relogin, Retry, RetryThenBounce, RetryThenHold, Slow, Split, Wait};
-use Scope::{Account, Message, Recipient, Session};
-use When::{Always, Login, Rcpt, Transaction};
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
