@@ -265,7 +265,8 @@ pub fn header_section(message: &[u8]) -> &[u8] {
     message.get(..end).unwrap_or(message)
 }
 
-fn date(at: Timestamp) -> String {
+/// A date as RFC 5322 §3.3 writes it, in UTC.
+pub(crate) fn date(at: Timestamp) -> String {
     jiff::fmt::rfc2822::to_string(&at.to_zoned_datetime(jiff::tz::TimeZone::UTC))
         .unwrap_or_default()
 }

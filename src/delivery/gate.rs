@@ -176,6 +176,23 @@ impl Gate {
         }
     }
 
+    /// Whether it is closed, for whatever reason.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Whether nobody may pass, not even as a trial.
+    pub(crate) fn is_shut(&self, now: Instant) -> bool {
+        self.closed
+            .as_ref()
+            .is_some_and(|closed| now < closed.until)
+    }
+
+    /// Account failures in a row.
+    pub(crate) fn strikes(&self) -> u32 {
+        self.strikes
+    }
+
     /// Until when it is closed without being on hold.
     pub(crate) fn paused_until(&self, now: Instant) -> Option<Instant> {
         let closed = self.closed.as_ref()?;

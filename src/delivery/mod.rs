@@ -3,15 +3,32 @@
 //!
 //! Meets `submission` nowhere but in the queue.
 
+mod attempt;
+mod bounce;
 mod gate;
+mod lane;
 mod limits;
+mod plan;
+mod pool;
+mod probe;
+mod sign_in;
 mod transport;
 pub mod verdict;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
+use self::lane::{Common, Lane};
+pub use self::transport::{Answers, Cause, Failure, Job, Phase};
 use crate::{
     clock::Clock,
     mail::{AccountName, Address},
@@ -149,7 +166,14 @@ pub struct ProbeStep {
 /// The lanes. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    lanes: Mutex<BTreeMap<AccountName, Arc<Lane>>>,
+    progress: AtomicU64,
 }
 
 /// What delivery needs of the rest.
@@ -171,34 +195,105 @@ impl Delivery {
     /// Starts a lane an account. When told to stop, lanes finish the transactions under way, settle
     /// them and give the rest back.
     #[must_use]
-    pub fn start(_config: Config, _parts: Parts) -> Self {
-        todo!()
+    pub fn start(config: Config, parts: Parts) -> Self {
+        let delivery = Self {
+            inner: Arc::new(Inner {
+                lanes: Mutex::new(BTreeMap::new()),
+                progress: AtomicU64::new(0),
+                parts,
+            }),
+        };
+        delivery.reconfigure(config);
+        let tended = delivery.clone();
+        let tasks = delivery.inner.parts.tasks.clone();
+        delivery.inner.parts.tasks.spawn("delivery", async move {
+            let mut ticks = tokio::time::interval(TEND_EVERY);
+            loop {
+                tokio::select! {
+                    () = tasks.stopped() => return,
+                    _ = ticks.tick() => tended.tend(),
+                }
+            }
+        });
+        delivery
     }
 
     /// Takes a new configuration: unchanged lanes go on, changed ones drain and restart.
-    pub fn reconfigure(&self, _config: Config) {
-        todo!()
+    pub fn reconfigure(&self, config: Config) {
+        let common = Common {
+            hostname: config.hostname,
+            bounce_to: config.bounce_to,
+            delay_warning: config.delay_warning,
+        };
+        let mut lanes = self.lanes();
+        let mut before = std::mem::take(&mut *lanes);
+        for account in config.accounts {
+            let name = account.name.clone();
+            let lane = match before.remove(&name) {
+                Some(lane) if lane.account == account && lane.common == common => lane,
+                changed => {
+                    let drained = changed.map(|lane| lane.stop());
+                    Lane::start(account, common.clone(), self.inner.parts.clone(), drained)
+                }
+            };
+            lanes.insert(name, lane);
+        }
+        for lane in before.into_values() {
+            lane.stop();
+        }
     }
 
     /// How an account's lane stands; `None`: no such account.
     #[must_use]
-    pub fn status(&self, _account: &AccountName) -> Option<LaneStatus> {
-        todo!()
+    pub fn status(&self, account: &AccountName) -> Option<LaneStatus> {
+        self.lane(account).map(|lane| lane.status())
     }
 
     /// Ends a hold or a pause at once (`gatepost queue retry|release --account`).
-    pub fn wake(&self, _account: &AccountName) {
-        todo!()
+    pub fn wake(&self, account: &AccountName) {
+        if let Some(lane) = self.lane(account) {
+            lane.wake();
+        }
     }
 
     /// Sends one test message past the queue, telling each step. The last step says how it ended.
-    pub async fn probe(&self, _account: &AccountName, _to: Address) -> Vec<ProbeStep> {
-        todo!()
+    pub async fn probe(&self, account: &AccountName, to: Address) -> Vec<ProbeStep> {
+        let Some(lane) = self.lane(account) else {
+            return vec![ProbeStep {
+                step: "connect".to_owned(),
+                ok: false,
+                detail: format!("there is no account {account}"),
+                elapsed_ms: 0,
+            }];
+        };
+        let id = self.inner.parts.queue.next_id().to_string();
+        lane.probe(&to, &id).await
     }
 
     /// A number that rises while the lanes turn; the watchdog compares it.
     #[must_use]
     pub fn progress(&self) -> u64 {
-        todo!()
+        self.inner.progress.load(Ordering::Relaxed)
+    }
+
+    /// Looks after every lane; that this returns is what [`Delivery::progress`] shows.
+    fn tend(&self) {
+        let lanes: Vec<_> = self.lanes().values().cloned().collect();
+        for lane in lanes {
+            lane.tend();
+        }
+        self.inner.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lane(&self, account: &AccountName) -> Option<Arc<Lane>> {
+        self.lanes().get(account).cloned()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<AccountName, Arc<Lane>>> {
+        let lanes = self.inner.lanes.lock();
+        lanes.unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Often enough for idle connections and for a watchdog of 30 s.
+const TEND_EVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,372 @@
+//! One attempt: a leased message on a connection, its outcomes judged, stored and told.
+//!
+//! Order matters: outcomes are stored before the lease is forgotten, and before the connection ends
+//! its next message.
+
+use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    bounce::{Owed, Reporter},
+    lane::{Lane, Ticket, millis},
+    plan::{self, Next, Plan},
+    pool::Live,
+    sign_in::{Trouble, chain},
+    transport::{Answers, Cause, Failure, Job, Phase, smtp::CLOSING},
+    verdict::Action,
+};
+use crate::{
+    mail::{Address, Reply, ReversePath},
+    oauth::Diagnosis,
+    queue::{self, Lease, Settlement},
+    store::{Entry, RecipientState},
+};
+
+/// What the connection did with a message.
+struct Carried {
+    live: Live,
+    result: Result<Answers, Failure>,
+}
+
+impl Lane {
+    /// Attempts one message and stores what it came to. The place is given back before storing, so
+    /// that the connection can carry the next message meanwhile.
+    pub(crate) async fn attempt(self: Arc<Self>, lease: Lease, ticket: Ticket) {
+        let started = Instant::now();
+        if let Some(settlement) = self.unsettled(&lease) {
+            drop(ticket);
+            return self.settle(lease, settlement, None).await;
+        }
+        let tried = plan::next_recipients(self.account.kind, &lease.entry);
+        let carried = self.carry(&lease, &tried).await;
+        let Carried { live, result } = match carried {
+            Ok(carried) => carried,
+            Err(trouble) => {
+                // Nothing was said about this message: it is due again when the gate opens.
+                self.suffer(trouble);
+                return;
+            }
+        };
+        let kind = self.account.kind;
+        let plan = match result {
+            Ok(answers) => Plan::from_answers(kind, &lease.entry, &tried, answers),
+            Err(Failure {
+                cause: Cause::Unsettled,
+                ..
+            }) => return,
+            Err(failure) => {
+                self.session_ended(&lease.entry, &failure);
+                Plan::from_failure(kind, &tried, &failure)
+            }
+        };
+        let reports_itself = live.connection.capabilities().dsn();
+        let barrier = self.after_transaction(&plan, live).await;
+        let settlement = self.settlement(&lease, plan, reports_itself, started).await;
+        drop(ticket);
+        self.settle(lease, settlement, barrier).await;
+    }
+
+    /// Says the message on a connection; on a fresh one when an idle one turns out to be dead.
+    async fn carry(&self, lease: &Lease, tried: &[usize]) -> Result<Carried, Trouble> {
+        let mailbox = Address::parse(&self.account.mailbox).ok();
+        let mailbox = mailbox.map(ReversePath::Address);
+        let mut fresh = false;
+        loop {
+            let mut live = self.connection(fresh).await?;
+            let mut sender = &lease.entry.reverse_path;
+            if let Some(mailbox) = &mailbox
+                && *sender == ReversePath::Null
+                && self.state().null_sender_refused
+            {
+                sender = mailbox;
+            }
+            let mut result = say(&mut live, lease, tried, sender).await;
+            if live.reused && !fresh && was_dead(&result) {
+                fresh = true;
+                continue;
+            }
+            // Some providers take no null reverse-path from a mailbox. The report goes out as the
+            // mailbox then; it is marked Auto-Submitted, and is never answered with a report.
+            if let Some(mailbox) = &mailbox
+                && *sender == ReversePath::Null
+                && live.connection.is_usable()
+                && null_sender_refused(&result)
+            {
+                self.state().null_sender_refused = true;
+                result = say(&mut live, lease, tried, mailbox).await;
+            }
+            return Ok(Carried { live, result });
+        }
+    }
+
+    /// Learns about the account from a transaction, and gives the connection back. What must be
+    /// done when the outcome is stored.
+    async fn after_transaction(&self, plan: &Plan, mut live: Live) -> Option<oneshot::Sender<()>> {
+        for (phase, reply) in &plan.unknown {
+            self.unknown(phase.name(), reply);
+        }
+        let now = Instant::now();
+        if !plan.delivered.is_empty() {
+            let mut state = self.state();
+            state.pace.sent(plan.delivered.len(), now);
+            state.last_delivery_at = Some(self.parts.clock.now());
+        }
+        let Some((verdict, reply)) = &plan.account else {
+            // Whatever came of the message, the provider talks to this account.
+            if live.connection.is_usable() {
+                self.account_works();
+                let (done, settled) = oneshot::channel();
+                live.settled = Some(settled);
+                self.pool.put(live, now);
+                return Some(done);
+            }
+            return None;
+        };
+        let diagnosis = Diagnosis {
+            reason: format!("{}: {reply}", verdict.reason),
+            remedy: verdict.remedy.to_owned(),
+        };
+        if verdict.action == Action::Relogin && self.wants_token() {
+            self.part_with(self.pool.drain());
+            match self.replace_token(live.generation, diagnosis).await {
+                Ok(()) => {}
+                Err(trouble) => self.suffer(trouble),
+            }
+        } else {
+            let trouble = self.account_trouble(*verdict, diagnosis);
+            self.suffer(trouble);
+        }
+        None
+    }
+
+    fn account_works(&self) {
+        let (was_closed, was_held) = {
+            let mut state = self.state();
+            state.forced = None;
+            let was_closed = state.gate.is_closed();
+            (was_closed, state.gate.works())
+        };
+        if was_closed {
+            self.tell();
+        }
+        if was_held {
+            tracing::info!(event = "released", account = %self.account.name);
+        }
+    }
+
+    /// A session that ended in the middle of a message.
+    fn session_ended(&self, entry: &Entry, failure: &Failure) {
+        if failure.uncertain {
+            self.parts.metrics.possible_duplicates.inc();
+            tracing::warn!(
+                event = "possible_duplicate",
+                queue_id = %entry.id,
+                account = %self.account.name,
+                smarthost = %self.account.smtp.host,
+                error = %chain(failure),
+            );
+        }
+    }
+
+    /// Turns a plan into what is stored: when it is tried again, who is told.
+    async fn settlement(
+        &self,
+        lease: &Lease,
+        mut plan: Plan,
+        reports_itself: bool,
+        started: Instant,
+    ) -> Settlement {
+        let entry = &lease.entry;
+        let now = self.parts.clock.now();
+        let mut next = queue::Next::Hold;
+        match plan.next {
+            Next::Schedule => match self.next_attempt(entry, &plan) {
+                Some(at) => next = queue::Next::RetryAt(at),
+                None => plan.expire(entry),
+            },
+            Next::After(wait) => {
+                let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::ZERO);
+                next = queue::Next::RetryAt(now.saturating_add(wait).unwrap_or(now));
+            }
+            Next::Hold => {}
+        }
+        let reporter = Reporter {
+            hostname: &self.common.hostname,
+            bounce_to: &self.common.bounce_to,
+            account: &self.account,
+            entry,
+            message: &lease.message,
+            now,
+        };
+        let mut reports = Vec::new();
+        match reporter.owed(&plan) {
+            Owed::Nothing => {}
+            Owed::Report(to) => {
+                let id = self.parts.queue.next_id();
+                reports.push(reporter.failed(id, &to, &plan).await);
+            }
+            Owed::Hold(why) => {
+                plan.hold_failed(why);
+                next = queue::Next::Hold;
+            }
+        }
+        let mut delay_warned = false;
+        if plan.next == Next::Schedule {
+            let late = reporter.late(&plan, self.common.delay_warning);
+            if !late.is_empty() {
+                let id = self.parts.queue.next_id();
+                let report = reporter.delayed(id, &late, &plan).await;
+                delay_warned = report.is_some();
+                reports.extend(report);
+            }
+        }
+        if !reports_itself {
+            let id = || self.parts.queue.next_id();
+            reports.extend(reporter.relayed(id, &plan).await);
+        }
+        self.tell_outcomes(entry, &plan, &next, started);
+        Settlement {
+            outcomes: plan.outcomes,
+            next,
+            reason: plan.reason,
+            counted: plan.counted,
+            uncertain: plan.uncertain,
+            reports,
+            delay_warned,
+        }
+    }
+
+    /// When recipients still open are tried again; `None`: their time is over.
+    fn next_attempt(&self, entry: &Entry, plan: &Plan) -> Option<Timestamp> {
+        let is_open = |state: &RecipientState| state.is_open();
+        if !plan.outcomes.iter().any(|(_, state, _)| is_open(state)) {
+            return Some(self.parts.clock.now());
+        }
+        let after = Entry {
+            attempts: entry.attempts + u32::from(plan.counted),
+            ..entry.clone()
+        };
+        self.parts.queue.next_attempt(&after)
+    }
+
+    /// An outcome that the store did not take last time: the message is not sent again.
+    fn unsettled(&self, lease: &Lease) -> Option<Settlement> {
+        self.state().unsettled.remove(&lease.entry.id)
+    }
+
+    async fn settle(
+        &self,
+        lease: Lease,
+        settlement: Settlement,
+        barrier: Option<oneshot::Sender<()>>,
+    ) {
+        let id = lease.entry.id;
+        let kept = settlement.clone();
+        match self.parts.queue.settle(lease, settlement).await {
+            Ok(()) => {
+                if let Some(barrier) = barrier {
+                    // Nobody waits for it any more when the connection was closed.
+                    barrier.send(()).unwrap_or_default();
+                }
+            }
+            Err(error) => {
+                // Without the record a message would go out again and again: remember it, and send
+                // nothing until the store takes outcomes again.
+                self.state().unsettled.insert(id, kept);
+                tracing::error!(event = "settle_failed", queue_id = %id, %error);
+                self.suffer(Trouble::Fails("outcomes cannot be stored".to_owned()));
+            }
+        }
+    }
+
+    /// One event a fact.
+    fn tell_outcomes(&self, entry: &Entry, plan: &Plan, next: &queue::Next, started: Instant) {
+        let elapsed_ms = millis(started.elapsed());
+        let (account, smarthost) = (&self.account.name, &self.account.smtp.host);
+        let (queue_id, attempt) = (entry.id, entry.attempts + 1);
+        let last_reply = |wanted: RecipientState| -> Option<(usize, Option<&Reply>)> {
+            let matching = plan
+                .outcomes
+                .iter()
+                .filter(|(_, state, _)| *state == wanted);
+            let recipients = matching.clone().count();
+            let (_, _, reply) = matching.last()?;
+            Some((recipients, reply.as_ref()))
+        };
+        let attempts = &self.parts.metrics.attempts;
+        let counted = |result| {
+            attempts.get_or_create(&[("result", result)]).inc();
+        };
+        if let Some((recipients, Some(reply))) = last_reply(RecipientState::Delivered) {
+            counted("delivered");
+            tracing::info!(event = "delivered", %queue_id, %account, %smarthost, recipients, %reply, attempt, elapsed_ms);
+        }
+        if let Some((recipients, Some(reply))) = last_reply(RecipientState::Bounced) {
+            counted("bounced");
+            tracing::info!(event = "bounced", %queue_id, %account, %smarthost, recipients, %reply, attempt, elapsed_ms);
+        }
+        if let Some((recipients, _)) = last_reply(RecipientState::Expired) {
+            counted("expired");
+            tracing::info!(event = "expired", %queue_id, %account, %smarthost, recipients, attempt);
+        }
+        if let Some((recipients, _)) = last_reply(RecipientState::Deferred) {
+            let reason = plan.reason.as_deref().unwrap_or_default();
+            if let queue::Next::RetryAt(at) = next {
+                counted("deferred");
+                tracing::info!(event = "deferred", %queue_id, %account, %smarthost, recipients, reason, attempt, next_attempt_at = %at, elapsed_ms);
+            } else {
+                counted("held");
+                tracing::warn!(event = "held", %queue_id, %account, %smarthost, recipients, reason);
+            }
+        }
+    }
+}
+
+async fn say(
+    live: &mut Live,
+    lease: &Lease,
+    tried: &[usize],
+    sender: &ReversePath,
+) -> Result<Answers, Failure> {
+    let entry = &lease.entry;
+    let recipients = tried
+        .iter()
+        .filter_map(|index| entry.recipients.get(*index));
+    let job = Job {
+        sender,
+        recipients: recipients.map(|r| &r.recipient).collect(),
+        body: entry.body,
+        smtputf8: entry.smtputf8,
+        ret: entry.ret,
+        envid: entry.envid.as_deref(),
+        message: &lease.message,
+    };
+    let settled = &mut live.settled;
+    let ready = async {
+        match settled {
+            Some(waiting) => waiting.await.is_ok(),
+            None => true,
+        }
+    };
+    live.connection.transact(&job, ready).await
+}
+
+/// Whether an idle connection turned out to be dead before anything was lost.
+fn was_dead(result: &Result<Answers, Failure>) -> bool {
+    match result {
+        Err(failure) => failure.phase < Phase::Body && failure.cause.is_disconnect(),
+        Ok(answers) => answers
+            .iter()
+            .all(|(phase, reply)| *phase == Phase::Mail && reply.code == CLOSING),
+    }
+}
+
+fn null_sender_refused(result: &Result<Answers, Failure>) -> bool {
+    result.as_ref().is_ok_and(|answers| {
+        answers
+            .iter()
+            .all(|(phase, reply)| *phase == Phase::Mail && reply.is_permanent())
+    })
+}

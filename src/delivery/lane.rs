@@ -1,0 +1,459 @@
+//! One account's lane: as many workers as there is mail for, never more transactions than the
+//! account has connections.
+//!
+//! Exactly one worker waits for the next message; when it gets one and nobody else waits, it starts
+//! the next. So an idle lane is one small task without connection or buffer, and a busy one has
+//! workers that store outcomes while others send. Everything they share is in [`State`], behind one
+//! short lock.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Account, Auth, BounceTo, LaneStatus, Parts,
+    gate::{Gate, Pass},
+    limits::Pace,
+    plan,
+    pool::Pool,
+};
+use crate::{
+    mail::QueueId,
+    net::{tasks::Tasks, tls::client::Connectors},
+    oauth::Diagnosis,
+    queue::{Lease, Settlement},
+};
+
+/// What all lanes share.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Common {
+    pub(crate) hostname: String,
+    pub(crate) bounce_to: BounceTo,
+    pub(crate) delay_warning: Duration,
+}
+
+/// A lane.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) account: Account,
+    pub(crate) common: Common,
+    pub(crate) parts: Parts,
+    pub(crate) connectors: Connectors,
+    /// This lane's own: stopped when the lane is replaced.
+    tasks: Tasks,
+    state: Mutex<State>,
+    /// Rises when the gate opens or closes.
+    changed: watch::Sender<u64>,
+    /// A transaction is over.
+    slot: Notify,
+    pub(crate) pool: Pool,
+    /// One AUTH at a time: bad credentials are shown to the provider once, not once a connection.
+    pub(crate) sign_in: Semaphore,
+    /// Cancelled when the last worker has ended after a stop.
+    drained: CancellationToken,
+}
+
+/// What the workers of a lane share.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Whether the lane before this one has drained.
+    started: bool,
+    pub(crate) gate: Gate,
+    pub(crate) pace: Pace,
+    workers: usize,
+    /// Workers that wait for a message.
+    waiting: usize,
+    /// The generation of the token used last.
+    pub(crate) generation: u64,
+    /// A refused token that was already replaced once; forgotten when mail is taken.
+    pub(crate) forced: Option<u64>,
+    /// When a new token last opened the gate.
+    tried_at: Option<Instant>,
+    pub(crate) last_delivery_at: Option<Timestamp>,
+    /// Whether the provider takes no null reverse-path from this account.
+    pub(crate) null_sender_refused: bool,
+    /// Outcomes that the store did not take: they are not sent again.
+    pub(crate) unsettled: HashMap<QueueId, Settlement>,
+}
+
+impl Lane {
+    /// Starts the lane once `after` is over (the lane it replaces has drained).
+    pub(crate) fn start(
+        account: Account,
+        common: Common,
+        parts: Parts,
+        after: Option<CancellationToken>,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let lane = Arc::new(Self {
+            state: Mutex::new(State {
+                gate: Gate::new(account.limits.connections, now),
+                pace: Pace::new(&account.limits, now),
+                started: false,
+                workers: 0,
+                waiting: 0,
+                generation: 0,
+                forced: None,
+                tried_at: None,
+                last_delivery_at: None,
+                null_sender_refused: false,
+                unsettled: HashMap::new(),
+            }),
+            tasks: parts.tasks.child(),
+            connectors: Connectors::new(),
+            changed: watch::Sender::new(0),
+            slot: Notify::new(),
+            pool: Pool::default(),
+            sign_in: Semaphore::new(1),
+            drained: CancellationToken::new(),
+            account,
+            common,
+            parts,
+        });
+        let first = Arc::clone(&lane);
+        lane.tasks.spawn("lane", async move {
+            // Also when stopped meanwhile: who waits for this lane waits for that one too.
+            if let Some(after) = after {
+                after.cancelled().await;
+            }
+            first.state().started = true;
+            first.ensure_worker();
+            if first.state().workers == 0 {
+                first.drained.cancel();
+            }
+        });
+        lane
+    }
+
+    /// Tells the lane to finish; the token is cancelled when it has.
+    pub(crate) fn stop(&self) -> CancellationToken {
+        self.tasks.stop();
+        self.drained.clone()
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.tasks.is_stopped()
+    }
+
+    pub(crate) async fn stopped(&self) {
+        self.tasks.stopped().await;
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the lane stands.
+    pub(crate) fn status(&self) -> LaneStatus {
+        let state = self.state();
+        let now = Instant::now();
+        let paused_until = state.gate.paused_until(now).map(|until| {
+            let wait = SignedDuration::try_from(until - now).unwrap_or(SignedDuration::ZERO);
+            let at = self.parts.clock.now().saturating_add(wait);
+            at.unwrap_or(Timestamp::MAX)
+        });
+        LaneStatus {
+            held: state.gate.held().cloned(),
+            paused_until,
+            last_delivery_at: state.last_delivery_at,
+        }
+    }
+
+    /// Tries now, whatever the gate waits for.
+    pub(crate) fn wake(&self) {
+        self.state().gate.try_now(Instant::now());
+        self.tell();
+    }
+
+    /// Regular housekeeping: closes idle connections, and replaces workers that panicked.
+    pub(crate) fn tend(self: &Arc<Self>) {
+        self.part_with(self.pool.sweep(Instant::now()));
+        self.ensure_worker();
+    }
+
+    /// Says goodbye on connections nobody needs.
+    pub(crate) fn part_with(&self, connections: Vec<super::transport::smtp::Connection>) {
+        if !connections.is_empty() {
+            self.tasks.spawn("quit", async move {
+                for connection in connections {
+                    connection.quit().await;
+                }
+            });
+        }
+    }
+
+    /// Puts the account on hold; tells it once.
+    pub(crate) fn hold(&self, diagnosis: Diagnosis) {
+        let news = {
+            let mut state = self.state();
+            state.gate.hold(diagnosis.clone(), Instant::now())
+        };
+        self.tell();
+        self.part_with(self.pool.drain());
+        if news {
+            tracing::warn!(
+                event = "held",
+                account = %self.account.name,
+                smarthost = %self.account.smtp.host,
+                reason = %diagnosis.reason,
+                remedy = %diagnosis.remedy,
+            );
+        }
+    }
+
+    /// The gate changed: whoever waits for it looks again.
+    pub(crate) fn tell(&self) {
+        self.changed
+            .send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    fn ensure_worker(self: &Arc<Self>) {
+        {
+            let mut state = self.state();
+            // One stores while another sends: twice the connections keeps those busy.
+            let workers_max = self.account.limits.connections.max(1) * 2;
+            let enough = state.waiting > 0 || state.workers >= workers_max;
+            if enough || !state.started || self.is_stopped() {
+                return;
+            }
+            state.workers += 1;
+            // Counted at once, or two messages in a row would start two workers for one place.
+            state.waiting += 1;
+        }
+        let worker = Worker {
+            lane: Arc::clone(self),
+            waiting: true,
+        };
+        self.tasks.spawn("lane_worker", worker.run());
+    }
+}
+
+/// One worker; its count is given back also when it panics.
+struct Worker {
+    lane: Arc<Lane>,
+    waiting: bool,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.set_waiting(false);
+        let last = {
+            let mut state = self.lane.state();
+            state.workers -= 1;
+            state.workers == 0
+        };
+        if last && self.lane.is_stopped() {
+            self.lane.part_with(self.lane.pool.drain());
+            self.lane.drained.cancel();
+        }
+    }
+}
+
+/// A place among the transactions of an account; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    lane: Arc<Lane>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let closed = {
+            let mut state = self.lane.state();
+            state.gate.leave();
+            state.gate.is_closed()
+        };
+        // Behind a closed gate anybody may be the next to find out.
+        if closed {
+            self.lane.tell();
+        } else {
+            self.lane.slot.notify_one();
+        }
+    }
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut changed = self.lane.changed.subscribe();
+        while let Some(lease) = self.next(&mut changed).await {
+            let Some((lease, ticket)) = self.admit(lease, &mut changed).await else {
+                continue;
+            };
+            Arc::clone(&self.lane).attempt(lease, ticket).await;
+        }
+    }
+
+    /// The next message of an account that may send; `None`: this worker is not needed any more.
+    async fn next(&mut self, changed: &mut watch::Receiver<u64>) -> Option<Lease> {
+        self.set_waiting(true);
+        let lane = Arc::clone(&self.lane);
+        loop {
+            if !lane.opens(changed).await {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                () = lane.stopped() => return None,
+                _ = changed.changed() => {}
+                lease = lane.parts.queue.lease(&lane.account.name) => {
+                    self.set_waiting(false);
+                    lane.ensure_worker();
+                    return Some(lease);
+                }
+                () = sleep(WORKER_IDLE) => {
+                    if lane.state().waiting > 1 {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a place and for the pace. `None`: the account may not send after all; the message
+    /// is given back.
+    async fn admit(
+        &self,
+        lease: Lease,
+        changed: &mut watch::Receiver<u64>,
+    ) -> Option<(Lease, Ticket)> {
+        let lane = &self.lane;
+        let ticket = loop {
+            let freed = lane.slot.notified();
+            changed.mark_unchanged();
+            let pass = lane.state().gate.enter(Instant::now());
+            match pass {
+                Pass::Go => {
+                    break Ticket {
+                        lane: Arc::clone(lane),
+                    };
+                }
+                Pass::Closed { .. } => return None,
+                Pass::Busy => tokio::select! {
+                    () = freed => {}
+                    _ = changed.changed() => {}
+                    () = lane.stopped() => return None,
+                },
+            }
+        };
+        let recipients = plan::next_recipients(lane.account.kind, &lease.entry).len();
+        loop {
+            let now = Instant::now();
+            let pause = lane.state().pace.take(recipients, now);
+            match pause {
+                None => return Some((lease, ticket)),
+                Some(pause) if pause.day => {
+                    lane.day_is_full(pause.until, now);
+                    return None;
+                }
+                Some(pause) => tokio::select! {
+                    () = sleep_until(pause.until) => {}
+                    () = lane.stopped() => return None,
+                },
+            }
+        }
+    }
+
+    fn set_waiting(&mut self, waiting: bool) {
+        if self.waiting != waiting {
+            self.waiting = waiting;
+            let mut state = self.lane.state();
+            if waiting {
+                state.waiting += 1;
+            } else {
+                state.waiting -= 1;
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// Waits until the gate lets somebody in; `false`: the lane stops.
+    async fn opens(&self, changed: &mut watch::Receiver<u64>) -> bool {
+        loop {
+            if self.is_stopped() {
+                return false;
+            }
+            changed.mark_unchanged();
+            let (pass, generation) = {
+                let state = self.state();
+                (state.gate.peek(Instant::now()), state.generation)
+            };
+            let (until, token) = match pass {
+                Pass::Go => return true,
+                Pass::Busy => (None, false),
+                Pass::Closed { until, token } => (Some(until), token && self.wants_token()),
+            };
+            let due = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.stopped() => return false,
+                _ = changed.changed() => {}
+                () = due => {}
+                () = self.new_token(generation), if token => self.wake(),
+            }
+        }
+    }
+
+    /// Resolves when a token other than `generation` is there, but not again and again.
+    async fn new_token(&self, generation: u64) {
+        self.parts
+            .oauth
+            .changed(&self.account.name, generation)
+            .await;
+        let earliest = self.state().tried_at.map(|at| at + TOKEN_TRY_EVERY);
+        if let Some(earliest) = earliest {
+            sleep_until(earliest).await;
+        }
+        self.state().tried_at = Some(Instant::now());
+    }
+
+    /// Whether the account authenticates with a token.
+    pub(crate) fn wants_token(&self) -> bool {
+        match self.account.smtp.auth {
+            Auth::Xoauth2 { .. } | Auth::OauthBearer { .. } => true,
+            Auth::Password { .. } | Auth::None => false,
+        }
+    }
+
+    fn day_is_full(&self, until: Instant, now: Instant) {
+        self.state().gate.slow(until - now, false, now);
+        self.tell();
+        let limit = self.account.limits.recipients_per_day;
+        tracing::warn!(
+            event = "paused",
+            account = %self.account.name,
+            reason = "limits.recipients_per_day is reached",
+            limit,
+            wait_ms = millis(until - now),
+        );
+    }
+}
+
+/// A duration for a log field.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// From 0 to 1, by chance.
+pub(crate) fn jitter() -> f64 {
+    // Without randomness lanes back off in step, which is no worse than that.
+    getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX))
+}
+
+/// A worker without mail ends after this, unless it is the one that waits.
+const WORKER_IDLE: Duration = Duration::from_secs(30);
+/// A new token opens a closed gate no more often than this: three failed sign-ins within ten
+/// minutes are enough for any provider.
+const TOKEN_TRY_EVERY: Duration = Duration::from_secs(10);

@@ -1,0 +1,69 @@
+//! Authenticated connections between two messages.
+//!
+//! The one used last is taken first, so that under little load few stay open; the others are closed
+//! after a while. No NOOP before reuse: a connection that died shows it at MAIL, before anything is
+//! lost, and the message goes on a fresh one at once.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::transport::smtp::Connection;
+
+/// A connection with what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
+    /// The token it authenticated with.
+    pub(crate) generation: u64,
+    /// Whether it has carried a message before.
+    pub(crate) reused: bool,
+    /// Resolves when the outcome of its last message is stored. Until then it may carry everything
+    /// of the next message but its end: a crash repeats at most one message a connection.
+    pub(crate) settled: Option<oneshot::Receiver<()>>,
+}
+
+/// Idle connections of one account.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<(Live, Instant)>>);
+
+impl Pool {
+    /// The connection used last.
+    pub(crate) fn take(&self) -> Option<Live> {
+        let (live, _) = self.lock().pop()?;
+        Some(live)
+    }
+
+    /// Gives a connection back.
+    pub(crate) fn put(&self, live: Live, now: Instant) {
+        let live = Live {
+            reused: true,
+            ..live
+        };
+        self.lock().push((live, now));
+    }
+
+    /// Takes out what was idle for too long.
+    pub(crate) fn sweep(&self, now: Instant) -> Vec<Connection> {
+        let mut idle = self.lock();
+        // The oldest lie at the front.
+        let old = idle.partition_point(|(_, since)| now.duration_since(*since) >= IDLE_MAX);
+        idle.drain(..old).map(|(live, _)| live.connection).collect()
+    }
+
+    /// Takes out all.
+    pub(crate) fn drain(&self) -> Vec<Connection> {
+        let all = std::mem::take(&mut *self.lock());
+        all.into_iter().map(|(live, _)| live.connection).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Live, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A burst of mail ends well within it, and no server closes earlier.
+const IDLE_MAX: Duration = Duration::from_secs(30);

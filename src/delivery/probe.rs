@@ -1,0 +1,225 @@
+//! One test message past the queue, each step told: what `gatepost test` shows.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    ProbeStep, bounce,
+    lane::{Lane, millis},
+    sign_in::diagnosis,
+    transport::{
+        Failure, Job, Phase,
+        smtp::{Connection, Journal},
+    },
+    verdict::{self, Action, Verdict},
+};
+use crate::{
+    mail::{Address, BodyType, Recipient, Reply, ReversePath},
+    oauth::{AccessToken, Diagnosis, TokenError},
+};
+
+/// A probe that goes on or has come to its end.
+type Step<T> = Result<T, ()>;
+
+struct Probe<'a> {
+    lane: &'a Lane,
+    journal: Journal,
+    told: Vec<ProbeStep>,
+    since: Instant,
+}
+
+impl Lane {
+    /// Sends a test message to `to`. The account may be on hold: a message that passes ends that.
+    pub(crate) async fn probe(&self, to: &Address, id: &str) -> Vec<ProbeStep> {
+        let mut probe = Probe {
+            lane: self,
+            journal: Journal::telling(),
+            told: Vec::new(),
+            since: Instant::now(),
+        };
+        let passed = probe.run(to, id).await.is_ok();
+        if passed {
+            self.wake();
+        }
+        probe.told
+    }
+}
+
+impl Probe<'_> {
+    async fn run(&mut self, to: &Address, id: &str) -> Step<()> {
+        let token = self.token(None).await?;
+        let mut connection = self.open().await?;
+        if let Err(failure) = self.authenticate(&mut connection, token.as_ref()).await {
+            let verdict = verdict::judge_failure(self.lane.account.kind, &failure);
+            let refused = token.filter(|_| verdict.action == Action::Relogin);
+            let Some(refused) = refused else {
+                return self.fail(&failure);
+            };
+            // Rights given a minute ago are in no token from before: one new one, as in delivery.
+            self.tell(
+                "auth",
+                false,
+                format!("{}; asking for a new token", failure.cause),
+            );
+            let token = self.token(Some(refused.generation)).await?;
+            connection = self.open().await?;
+            let again = self.authenticate(&mut connection, token.as_ref()).await;
+            again.or_else(|failure| self.fail(&failure))?;
+        }
+        self.send(connection, to, id).await
+    }
+
+    async fn open(&mut self) -> Step<Connection> {
+        let lane = self.lane;
+        let smarthost = &lane.account.smtp;
+        let hostname = &lane.common.hostname;
+        let mut journal = Journal::telling();
+        let opened = Connection::open(smarthost, hostname, &lane.connectors, &mut journal).await;
+        match opened {
+            Ok(mut connection) => {
+                self.take_over(connection.journal());
+                Ok(connection)
+            }
+            Err(failure) => {
+                self.take_over(&mut journal);
+                self.fail(&failure)
+            }
+        }
+    }
+
+    async fn authenticate(
+        &mut self,
+        connection: &mut Connection,
+        token: Option<&AccessToken>,
+    ) -> Result<(), Failure> {
+        let smarthost = &self.lane.account.smtp;
+        let secret = token.map(|token| &token.token);
+        let done = connection
+            .authenticate(&smarthost.auth, smarthost.port, secret)
+            .await;
+        self.take_over(connection.journal());
+        done
+    }
+
+    /// The account's token, newer than `stale`; `None`: it needs none.
+    async fn token(&mut self, stale: Option<u64>) -> Step<Option<AccessToken>> {
+        if !self.lane.wants_token() {
+            return Ok(None);
+        }
+        let (oauth, name) = (&self.lane.parts.oauth, &self.lane.account.name);
+        let token = match stale {
+            None => oauth.access_token(name).await,
+            Some(stale) => oauth.refresh_after(name, stale).await,
+        };
+        token.map(Some).map_err(|error| {
+            let (TokenError::SignInNeeded(diagnosis) | TokenError::Retrying(diagnosis)) = error;
+            self.tell("auth", false, diagnosis.to_string());
+        })
+    }
+
+    async fn send(&mut self, mut connection: Connection, to: &Address, id: &str) -> Step<()> {
+        let lane = self.lane;
+        let Ok(mailbox) = Address::parse(&lane.account.mailbox) else {
+            self.tell(
+                "mail",
+                false,
+                "the account's mailbox is no mail address".to_owned(),
+            );
+            return Err(());
+        };
+        let recipient = Recipient::new(to.clone());
+        let text = message(
+            &mailbox,
+            to,
+            lane.parts.clock.now(),
+            id,
+            &lane.common.hostname,
+        );
+        let message = bounce::message(text.into_bytes());
+        let sender = ReversePath::Address(mailbox);
+        let job = Job {
+            sender: &sender,
+            recipients: vec![&recipient],
+            body: BodyType::SevenBit,
+            smtputf8: !to.is_ascii(),
+            ret: None,
+            envid: None,
+            message: &message,
+        };
+        self.since = Instant::now();
+        let answers = connection.transact(&job, std::future::ready(true)).await;
+        self.take_over(connection.journal());
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(failure) => return self.fail(&failure),
+        };
+        connection.quit().await;
+        let Some((phase, reply)) = answers.first() else {
+            return Err(());
+        };
+        self.judge(*phase, reply)
+    }
+
+    fn judge(&mut self, phase: Phase, reply: &Reply) -> Step<()> {
+        let verdict = verdict::judge(self.lane.account.kind, phase, reply);
+        if verdict.action == Action::Delivered {
+            return Ok(());
+        }
+        // The transaction told the reply; here follows what it means.
+        self.told.retain(|step| step.ok);
+        self.tell(phase.name(), false, explained(verdict, reply));
+        Err(())
+    }
+
+    fn fail<T>(&mut self, failure: &Failure) -> Step<T> {
+        let verdict = verdict::judge_failure(self.lane.account.kind, failure);
+        let Diagnosis { reason, remedy } = diagnosis(verdict, failure);
+        let detail = if remedy.is_empty() {
+            reason
+        } else {
+            format!("{reason}; {remedy}")
+        };
+        self.tell(failure.phase.name(), false, detail);
+        Err(())
+    }
+
+    fn tell(&mut self, step: &str, ok: bool, detail: String) {
+        let elapsed_ms = millis(self.since.elapsed());
+        self.since = Instant::now();
+        self.told.push(ProbeStep {
+            step: step.to_owned(),
+            ok,
+            detail,
+            elapsed_ms,
+        });
+    }
+
+    fn take_over(&mut self, journal: &mut Journal) {
+        self.told.extend(journal.take());
+        self.since = Instant::now();
+    }
+}
+
+fn explained(verdict: Verdict, reply: &Reply) -> String {
+    let remedy = match verdict.remedy {
+        "" => String::new(),
+        remedy => format!("; {remedy}"),
+    };
+    format!("{}: {reply}{remedy}", verdict.reason)
+}
+
+fn message(from: &Address, to: &Address, now: Timestamp, id: &str, hostname: &str) -> String {
+    let date = crate::dsn::date(now);
+    format!(
+        "From: <{from}>\r\n\
+         To: <{to}>\r\n\
+         Subject: Gatepost test message\r\n\
+         Date: {date}\r\n\
+         Message-ID: <{id}@{hostname}>\r\n\
+         Auto-Submitted: auto-generated\r\n\
+         MIME-Version: 1.0\r\n\
+         Content-Type: text/plain; charset=us-ascii\r\n\
+         \r\n\
+         This message was sent by `gatepost test`. If you read it, the account works.\r\n"
+    )
+}

@@ -1,0 +1,268 @@
+//! A connection that may send: token, connection, AUTH; and what follows when one of them fails.
+//!
+//! A refused token is replaced by exactly one forced refresh and tried once more; then the account
+//! goes on hold. AUTH is said on one connection at a time, so that a backlog does not turn one bad
+//! token into a locked account.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    lane::{Lane, jitter, millis},
+    pool::Live,
+    transport::{
+        Failure,
+        smtp::{Connection, Journal},
+    },
+    verdict::{self, Action, TRIES, Verdict},
+};
+use crate::{
+    delivery::transport::Cause,
+    mail::Reply,
+    oauth::{AccessToken, Diagnosis, TokenError},
+};
+
+/// Why the account cannot send now. The message is not to blame.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The lane stops, or somebody else found the account closed: nothing to tell.
+    Moot,
+    /// A person must act.
+    Hold(Diagnosis),
+    /// No token for now.
+    NoToken(Diagnosis),
+    /// The server cannot be reached or does not want us.
+    Fails(String),
+    /// The provider wants us to wait, and perhaps to send less at a time.
+    Waits {
+        wait: Duration,
+        narrower: bool,
+        reason: String,
+    },
+}
+
+/// Why AUTH did not succeed.
+enum Refusal {
+    /// This token, for this reason: a new one may help.
+    Token(Diagnosis),
+    Other(Trouble),
+}
+
+impl Lane {
+    /// A connection on which MAIL can be said: an idle one, else a new one.
+    pub(crate) async fn connection(&self, fresh: bool) -> Result<Live, Trouble> {
+        if !fresh && let Some(live) = self.pool.take() {
+            return Ok(live);
+        }
+        tokio::select! {
+            biased;
+            () = self.stopped() => Err(Trouble::Moot),
+            live = self.sign_in() => live,
+        }
+    }
+
+    /// A new connection, authenticated.
+    async fn sign_in(&self) -> Result<Live, Trouble> {
+        // Asked first, so that no server waits while a token is being fetched.
+        self.token().await?;
+        match self.sign_in_once().await {
+            Ok(live) => Ok(live),
+            Err((_, Refusal::Other(trouble))) => Err(trouble),
+            Err((generation, Refusal::Token(diagnosis))) => {
+                self.replace_token(generation, diagnosis).await?;
+                self.sign_in_once()
+                    .await
+                    .map_err(|(_, refusal)| match refusal {
+                        Refusal::Token(diagnosis) => Trouble::Hold(diagnosis),
+                        Refusal::Other(trouble) => trouble,
+                    })
+            }
+        }
+    }
+
+    async fn sign_in_once(&self) -> Result<Live, (u64, Refusal)> {
+        let other = |trouble| (0, Refusal::Other(trouble));
+        let mut journal = Journal::silent();
+        let smarthost = &self.account.smtp;
+        let hostname = &self.common.hostname;
+        let opened = Connection::open(smarthost, hostname, &self.connectors, &mut journal).await;
+        let mut connection = opened.map_err(|failure| other(self.trouble(&failure)))?;
+        self.parts.metrics.upstream_connections.inc();
+
+        let one_at_a_time = self.sign_in.acquire().await;
+        if one_at_a_time.is_err() || self.closed_by_others() {
+            return Err(other(Trouble::Moot));
+        }
+        let token = self.token().await.map_err(other)?;
+        let generation = token.as_ref().map_or(0, |token| token.generation);
+        let secret = token.as_ref().map(|token| &token.token);
+        let auth = &smarthost.auth;
+        match connection.authenticate(auth, smarthost.port, secret).await {
+            Ok(()) => Ok(Live {
+                connection,
+                generation,
+                reused: false,
+                settled: None,
+            }),
+            Err(failure) => {
+                let verdict = verdict::judge_failure(self.account.kind, &failure);
+                if verdict.action == Action::Relogin && token.is_some() {
+                    let diagnosis = diagnosis(verdict, &failure);
+                    return Err((generation, Refusal::Token(diagnosis)));
+                }
+                Err(other(self.trouble(&failure)))
+            }
+        }
+    }
+
+    /// The account's token, if it authenticates with one.
+    async fn token(&self) -> Result<Option<AccessToken>, Trouble> {
+        if !self.wants_token() {
+            return Ok(None);
+        }
+        let token = self.parts.oauth.access_token(&self.account.name).await;
+        let token = token.map_err(no_token)?;
+        self.state().generation = token.generation;
+        Ok(Some(token))
+    }
+
+    /// Has a token that the provider refused replaced, once.
+    pub(crate) async fn replace_token(
+        &self,
+        refused: u64,
+        diagnosis: Diagnosis,
+    ) -> Result<(), Trouble> {
+        let again = {
+            let mut state = self.state();
+            let again = state.forced.is_some_and(|forced| forced != refused);
+            state.forced.get_or_insert(refused);
+            again
+        };
+        if again {
+            return Err(Trouble::Hold(diagnosis));
+        }
+        let name = &self.account.name;
+        let token = self.parts.oauth.refresh_after(name, refused).await;
+        self.state().generation = token.map_err(no_token)?.generation;
+        Ok(())
+    }
+
+    /// Whether the gate was closed while this message was on its way in, and it is not the trial.
+    fn closed_by_others(&self) -> bool {
+        self.state().gate.is_shut(Instant::now())
+    }
+
+    /// What a session that ended before MAIL means for the account.
+    fn trouble(&self, failure: &Failure) -> Trouble {
+        let verdict = verdict::judge_failure(self.account.kind, failure);
+        if let Cause::Refused { reply, .. } = &failure.cause
+            && !verdict.known
+        {
+            self.unknown(failure.phase.name(), reply);
+        }
+        self.account_trouble(verdict, diagnosis(verdict, failure))
+    }
+
+    /// What a verdict about the account asks for.
+    pub(crate) fn account_trouble(&self, verdict: Verdict, diagnosis: Diagnosis) -> Trouble {
+        match verdict.action {
+            Action::Slow(wait) | Action::Wait(wait) => Trouble::Waits {
+                wait,
+                narrower: matches!(verdict.action, Action::Slow(_)),
+                reason: diagnosis.reason,
+            },
+            Action::Hold | Action::Relogin => Trouble::Hold(diagnosis),
+            Action::RetryThenHold if self.state().gate.strikes() + 1 >= TRIES => {
+                Trouble::Hold(diagnosis)
+            }
+            Action::RetryThenHold
+            | Action::RetryThenBounce
+            | Action::Retry
+            | Action::Split
+            | Action::Bounce
+            | Action::Delivered => Trouble::Fails(diagnosis.reason),
+        }
+    }
+
+    /// Closes the gate as the trouble demands, and tells it.
+    pub(crate) fn suffer(&self, trouble: Trouble) {
+        let now = Instant::now();
+        let (reason, wait) = match trouble {
+            Trouble::Moot => return,
+            Trouble::Hold(diagnosis) => return self.hold(diagnosis),
+            Trouble::NoToken(diagnosis) => {
+                let wait = self.state().gate.no_token(jitter(), now);
+                (diagnosis.reason, wait)
+            }
+            Trouble::Fails(reason) => {
+                let wait = self.state().gate.fails(jitter(), now);
+                (reason, wait)
+            }
+            Trouble::Waits {
+                wait,
+                narrower,
+                reason,
+            } => {
+                self.state().gate.slow(wait, narrower, now);
+                (reason, wait)
+            }
+        };
+        self.tell();
+        tracing::warn!(
+            event = "paused",
+            account = %self.account.name,
+            smarthost = %self.account.smtp.host,
+            %reason,
+            wait_ms = millis(wait),
+        );
+    }
+
+    /// A reply that no row of the verdict table knows: told in full, so that one can be added.
+    pub(crate) fn unknown(&self, phase: &'static str, reply: &Reply) {
+        tracing::warn!(
+            event = "unknown_reply",
+            account = %self.account.name,
+            smarthost = %self.account.smtp.host,
+            phase,
+            %reply,
+        );
+    }
+}
+
+/// The verdict with what was seen, for a person.
+pub(crate) fn diagnosis(verdict: Verdict, failure: &Failure) -> Diagnosis {
+    let mut reason = format!("{}: {}", verdict.reason, chain(failure));
+    if let Cause::Refused {
+        challenge: Some(challenge),
+        ..
+    } = &failure.cause
+    {
+        reason = format!("{reason} ({challenge})");
+    }
+    Diagnosis {
+        reason,
+        remedy: verdict.remedy.to_owned(),
+    }
+}
+
+/// The cause of a failure with its own causes.
+pub(crate) fn chain(failure: &Failure) -> String {
+    let mut text = failure.cause.to_string();
+    let mut source = std::error::Error::source(&failure.cause);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn no_token(error: TokenError) -> Trouble {
+    match error {
+        TokenError::SignInNeeded(diagnosis) => Trouble::Hold(diagnosis),
+        TokenError::Retrying(diagnosis) => Trouble::NoToken(diagnosis),
+    }
+}
