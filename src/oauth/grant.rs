@@ -79,7 +79,7 @@ impl Profile {
         }
     }
 
-    pub(super) fn judge(&self, status: u16, refusal: &Refusal) -> Failure {
+    pub(super) fn judge(&self, status: u16, refusal: &Refusal) -> Box<Failure> {
         let mut failure = error::judge(status, refusal, &self.name);
         if self.provider.kind == Kind::Google && refusal.error == "invalid_grant" {
             // Said nowhere in the answer, and the most common cause of a sign-in that dies.
@@ -171,7 +171,7 @@ impl Grants {
         &self,
         profile: &Profile,
         token: &Secret,
-    ) -> Result<Granted, Failure> {
+    ) -> Result<Granted, Box<Failure>> {
         let exchange = self.exchange(profile, &profile.provider.token_url).await?;
         let _permit = self.gate.acquire().await;
         let client = endpoint(&profile.provider);
@@ -186,7 +186,10 @@ impl Grants {
     }
 
     /// RFC 6749 §4.4.
-    pub(super) async fn client_credentials(&self, profile: &Profile) -> Result<Granted, Failure> {
+    pub(super) async fn client_credentials(
+        &self,
+        profile: &Profile,
+    ) -> Result<Granted, Box<Failure>> {
         let exchange = self.exchange(profile, &profile.provider.token_url).await?;
         let _permit = self.gate.acquire().await;
         let client = endpoint(&profile.provider);
@@ -205,7 +208,7 @@ impl Grants {
         profile: &Profile,
         code: String,
         verifier: PkceCodeVerifier,
-    ) -> Result<Granted, Failure> {
+    ) -> Result<Granted, Box<Failure>> {
         let provider = &profile.provider;
         let exchange = self.exchange(profile, &provider.token_url).await?;
         let client = endpoint(provider);
@@ -226,7 +229,7 @@ impl Grants {
     pub(super) async fn begin_device(
         &self,
         profile: &Profile,
-    ) -> Option<Result<StandardDeviceAuthorizationResponse, Failure>> {
+    ) -> Option<Result<StandardDeviceAuthorizationResponse, Box<Failure>>> {
         let provider = &profile.provider;
         let url = provider.device_authorization_url.as_ref()?;
         let exchange = match self.exchange(profile, url).await {
@@ -249,7 +252,7 @@ impl Grants {
         profile: &Profile,
         begun: &StandardDeviceAuthorizationResponse,
         patience: Duration,
-    ) -> Result<Granted, Failure> {
+    ) -> Result<Granted, Box<Failure>> {
         let mut exchange = self.exchange(profile, &profile.provider.token_url).await?;
         exchange.polling = true;
         let client = endpoint(&profile.provider);
@@ -283,7 +286,11 @@ impl Grants {
         answer.is_ok_and(|answer| answer.status.is_success())
     }
 
-    async fn exchange<'p>(&self, profile: &'p Profile, url: &Url) -> Result<Exchange<'p>, Failure> {
+    async fn exchange<'p>(
+        &self,
+        profile: &'p Profile,
+        url: &Url,
+    ) -> Result<Exchange<'p>, Box<Failure>> {
         let ca_file = profile.provider.ca_file.as_deref();
         let client = self.clients.client(url, ca_file).await;
         let client = client.map_err(|error| error::trouble("unreachable", error.to_string()))?;
@@ -426,7 +433,7 @@ impl Exchange<'_> {
     fn usable<E: oauth2::ErrorResponse + 'static>(
         &self,
         answer: Result<Granted, RequestTokenError<Unanswered, E>>,
-    ) -> Result<Granted, Failure> {
+    ) -> Result<Granted, Box<Failure>> {
         let granted = answer.map_err(|error| self.failure(error))?;
         granted.check().map_err(|unusable| {
             error::trouble(
@@ -440,7 +447,7 @@ impl Exchange<'_> {
     fn failure<E: oauth2::ErrorResponse + 'static>(
         &self,
         error: RequestTokenError<Unanswered, E>,
-    ) -> Failure {
+    ) -> Box<Failure> {
         let seen = self
             .seen
             .lock()

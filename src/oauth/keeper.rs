@@ -120,7 +120,7 @@ impl Keeper {
                     predecessor,
                 };
                 let tasks = self.tasks.child();
-                refresher::start(self.parts.clone(), profile, sealer, beginning, tasks)
+                refresher::start(self.parts.clone(), profile, sealer, beginning, &tasks)
             });
         let mut redirect_urls: Vec<Url> = urls.collect();
         redirect_urls.sort();
@@ -274,7 +274,7 @@ impl Keeper {
                     "sign in by browser instead: gatepost login ACCOUNT --no-browser",
                 ))
             })?;
-        let begun_there = answer.map_err(|failure| Error::Provider(sign_in::told(failure)))?;
+        let begun_there = answer.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
         let patience = begun_there.expires_in().min(DEVICE_PATIENCE_MAX);
         let begun = self.sign_ins().begin(&profile, patience, None);
         let sign_in = SignIn::Device {
@@ -314,7 +314,7 @@ impl Keeper {
         };
         let result = match granted {
             Ok(granted) => self.adopt(&profile, granted).await,
-            Err(failure) => Err(sign_in::told(failure)),
+            Err(failure) => Err(sign_in::told(*failure)),
         };
         self.settle(&begun.id, &profile, result);
     }
@@ -373,13 +373,14 @@ impl Keeper {
         verifier: oauth2::PkceCodeVerifier,
     ) -> Result<(), Diagnosis> {
         let granted = self.parts.grants.redeem(profile, code, verifier).await;
-        self.adopt(profile, granted.map_err(sign_in::told)?).await
+        self.adopt(profile, granted.map_err(|failure| sign_in::told(*failure))?)
+            .await
     }
 
     /// Hands what a sign-in brought to the account's refresher, if the account is still the one
     /// that was signed in.
     async fn adopt(&self, profile: &Arc<Profile>, granted: Granted) -> Result<(), Diagnosis> {
-        refresher::check_sign_in(profile, &granted).map_err(sign_in::told)?;
+        refresher::check_sign_in(profile, &granted).map_err(|failure| sign_in::told(*failure))?;
         let handle = self.handle(&profile.name);
         let Some(handle) = handle.filter(|handle| handle.profile == *profile) else {
             return Err(profile.diagnosis(

@@ -9,6 +9,7 @@
 //! sign-ins under way · `seal`: tokens at rest · `keeper`: all accounts together.
 
 mod error;
+mod error_table;
 mod grant;
 mod keeper;
 pub mod preset;

@@ -11,7 +11,12 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use url::{Url, form_urlencoded};
 
-use super::{Diagnosis, error::Severity, grant::Profile, response::Refusal};
+use super::{
+    Diagnosis,
+    error::{Failure, Severity},
+    grant::Profile,
+    response::Refusal,
+};
 use crate::mail::AccountName;
 
 /// How long a person has for the browser.
@@ -188,7 +193,7 @@ pub(super) fn timed_out() -> Diagnosis {
 }
 
 /// A failure of a sign-in in words for a person who waits: nothing is tried again by itself here.
-pub(super) fn told(failure: super::error::Failure) -> Diagnosis {
+pub(super) fn told(failure: Failure) -> Diagnosis {
     let mut diagnosis = failure.diagnosis;
     if failure.severity == Severity::Transient {
         diagnosis.remedy =
@@ -247,7 +252,7 @@ impl Callback {
         }
         if let Some(error) = self.error {
             let refusal = Refusal::new(&error, self.error_description.as_deref());
-            return Err(told(profile.judge(400, &refusal)));
+            return Err(told(*profile.judge(400, &refusal)));
         }
         self.code
             .filter(|code| !code.is_empty())

@@ -74,11 +74,12 @@ impl House {
     /// As after a restart: same provider, same store.
     async fn furnished(played: Played, memory: Arc<Memory>, config: Config) -> Self {
         let clock = ManualClock::new(NOON.parse().unwrap());
+        let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let tasks = Tasks::new();
         let oauth = Oauth::start_on(
             Vault::Memory(Arc::clone(&memory)),
             config.clone(),
-            Arc::clone(&clock) as Arc<dyn Clock>,
+            shared,
             tasks.clone(),
             Arc::new(Metrics::new()),
         );
@@ -140,8 +141,8 @@ impl House {
     }
 
     /// The stored record, opened.
-    fn stored(&self) -> super::seal::Record {
-        let sealer = super::seal::Sealer::from_key(&self.config.key).unwrap();
+    fn stored(&self) -> seal::Record {
+        let sealer = seal::Sealer::from_key(&self.config.key).unwrap();
         let tokens = self.memory.tokens();
         sealer.open(&tokens[0]).unwrap().record
     }

@@ -5,23 +5,29 @@
 //! stays as it was, the new tokens serve from memory, and storing is tried again until it succeeds.
 //! On an error nothing is deleted.
 
+mod person;
+mod view;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use oauth2::TokenResponse as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
+pub(super) use person::check_sign_in;
+use view::Live;
+pub(super) use view::{Serve, View};
+
 use super::{
-    AccessToken, Diagnosis, Error, Grant, State, Status, TokenError,
-    error::{self, Failure, Severity},
+    AccessToken, Diagnosis, Error, Grant, TokenError,
+    error::{Failure, Severity},
     grant::{Grants, Profile},
-    preset,
     response::Granted,
     seal::{Record, Sealer},
     state::{self, Chance},
@@ -43,91 +49,6 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     /// Generations are unique in the process, so that they rise over a restart of an account too.
     pub(super) generations: Arc<AtomicU64>,
-}
-
-/// An access token that may still live.
-#[derive(Debug, Clone)]
-pub(super) struct Live {
-    pub(super) token: AccessToken,
-    ends: Instant,
-    expires_at: Timestamp,
-}
-
-/// How an account stands, as everyone may see it.
-#[derive(Debug, Clone)]
-pub(super) struct View {
-    pub(super) token: Option<Live>,
-    trouble: Option<(Severity, Diagnosis)>,
-    /// A request is under way (or the task has not looked yet).
-    busy: bool,
-    last_refresh_at: Option<Timestamp>,
-}
-
-/// What [`View::serve`] says to someone who wants a token.
-#[derive(Debug)]
-pub(super) enum Serve {
-    Token(AccessToken),
-    Refused(TokenError),
-    /// A request is under way.
-    Wait,
-    /// The token's end has come on one of the clocks and the refresher has not noticed: the
-    /// machine slept, or the wall clock jumped.
-    Wake(u64),
-}
-
-impl View {
-    fn new() -> Self {
-        Self {
-            token: None,
-            trouble: None,
-            busy: true,
-            last_refresh_at: None,
-        }
-    }
-
-    /// What someone gets who wants a token now.
-    pub(super) fn serve(&self, now: Instant, wall: Timestamp) -> Serve {
-        let transient = match &self.trouble {
-            Some((Severity::Mend | Severity::SignIn, diagnosis)) => {
-                return Serve::Refused(TokenError::SignInNeeded(diagnosis.clone()));
-            }
-            Some((Severity::Transient, diagnosis)) => Some(diagnosis),
-            None => None,
-        };
-        let overdue = match &self.token {
-            Some(live) if live.ends > now + state::MARGIN => {
-                // A wall clock that says otherwise is believed for one refresh; if that fails, the
-                // token serves to its end on the clock that cannot jump.
-                if transient.is_some() || wall < live.expires_at {
-                    return Serve::Token(live.token.clone());
-                }
-                Some(live.token.generation)
-            }
-            Some(live) => Some(live.token.generation),
-            None => None,
-        };
-        match (self.busy, transient, overdue) {
-            (true, _, _) | (false, None, None) => Serve::Wait,
-            (false, Some(diagnosis), _) => Serve::Refused(TokenError::Retrying(diagnosis.clone())),
-            (false, None, Some(generation)) => Serve::Wake(generation),
-        }
-    }
-
-    /// The account's status for people.
-    pub(super) fn status(&self, now: Instant) -> Status {
-        let live = self.token.as_ref().is_some_and(|live| live.ends > now);
-        Status {
-            state: match &self.trouble {
-                Some((Severity::Mend | Severity::SignIn, _)) => State::SignInNeeded,
-                Some((Severity::Transient, _)) => State::Retrying,
-                None if live => State::Ready,
-                None => State::Refreshing,
-            },
-            diagnosis: self.trouble.as_ref().map(|trouble| trouble.1.clone()),
-            token_expires_at: self.token.as_ref().map(|live| live.expires_at),
-            last_refresh_at: self.last_refresh_at,
-        }
-    }
 }
 
 /// What a refresher is asked to do.
@@ -206,7 +127,7 @@ pub(super) fn start(
     profile: Arc<Profile>,
     sealer: Arc<Sealer>,
     beginning: Beginning,
-    tasks: Tasks,
+    tasks: &Tasks,
 ) -> Handle {
     let (view, seen) = watch::channel(View::new());
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
@@ -216,7 +137,7 @@ pub(super) fn start(
         commands: sender,
         tasks: tasks.clone(),
     };
-    let refresher = Refresher {
+    let mut refresher = Refresher {
         parts,
         profile,
         sealer,
@@ -231,27 +152,36 @@ pub(super) fn start(
         save_failures: 0,
         forced_at: None,
     };
+    let predecessor = beginning.predecessor;
+    if predecessor.is_none() {
+        // At once, so that the account's status is right from the first moment.
+        refresher.load(beginning.stored);
+    }
     let stop = tasks.clone();
-    tasks.spawn("token_refresher", refresher.run(beginning, commands, stop));
+    tasks.spawn(
+        "token_refresher",
+        refresher.run(predecessor, commands, stop),
+    );
     handle
 }
 
 impl Refresher {
     async fn run(
         mut self,
-        beginning: Beginning,
+        predecessor: Option<mpsc::Sender<Command>>,
         mut commands: mpsc::Receiver<Command>,
         tasks: Tasks,
     ) {
-        let mut stored = beginning.stored;
-        if let Some(predecessor) = beginning.predecessor {
+        if let Some(predecessor) = predecessor {
             predecessor.closed().await;
             match self.parts.vault.token(&self.profile.name).await {
-                Ok(found) => stored = found,
-                Err(error) => tracing::error!(event = "store_failed", error = %error),
+                Ok(stored) => self.load(stored),
+                Err(error) => {
+                    tracing::error!(event = "store_failed", error = %error);
+                    self.load(None);
+                }
             }
         }
-        self.load(stored);
         loop {
             let due = [self.next, self.save_at].into_iter().flatten().min();
             tokio::select! {
@@ -451,7 +381,7 @@ impl Refresher {
         };
         match answer {
             Ok(granted) => self.take(&granted, way, started).await,
-            Err(failure) => self.refused(failure),
+            Err(failure) => self.refused(*failure),
         }
     }
 
@@ -650,68 +580,6 @@ impl Refresher {
         }
     }
 
-    /// A sign-in brought tokens. Those of before are given up only when the new ones are of use.
-    async fn adopt(&mut self, granted: &Granted) -> Result<(), Diagnosis> {
-        let provider = &self.profile.provider;
-        let other =
-            preset::needs_other_resource(provider.kind, &provider.scope, &provider.refresh_scope)
-                && !preset::redeems_part(provider.kind, &provider.scope, &provider.refresh_scope);
-        let asked = Instant::now();
-        let refresh = granted.refresh().map(Secret::new);
-        if let (true, Some(token)) = (other, &refresh) {
-            let profile = Arc::clone(&self.profile);
-            match self.parts.grants.refresh(&profile, token).await {
-                Ok(second) => self.settle_in(&second, refresh, asked).await,
-                Err(failure) if failure.severity == Severity::Transient => {
-                    // Signed in all the same: the rest is the refresher's daily work.
-                    let mut record = self.record_of(granted, None, state::life(None));
-                    record.access_token = None;
-                    self.locked = false;
-                    self.record = Some(record);
-                    self.save().await;
-                    self.consider();
-                    self.refused(failure);
-                }
-                Err(failure) => return Err(failure.diagnosis),
-            }
-        } else {
-            self.settle_in(granted, None, asked).await;
-        }
-        if self.save_at.is_some() {
-            return Err(self.profile.diagnosis(
-                "signed in and mail flows, but the token could not be stored yet",
-                "free disk space; storing is tried again by itself",
-            ));
-        }
-        Ok(())
-    }
-
-    async fn settle_in(&mut self, granted: &Granted, before: Option<Secret>, asked: Instant) {
-        self.locked = false;
-        self.forced_at = None;
-        self.take(granted, before, asked).await;
-    }
-
-    async fn sign_out(&mut self) -> Result<bool, Error> {
-        let record = self.record.as_ref();
-        let token = record.and_then(|r| r.refresh_token.as_ref().or(r.access_token.as_ref()));
-        let revoked = match token {
-            Some(token) => self.parts.grants.revoke(&self.profile, token).await,
-            None => false,
-        };
-        self.record = None;
-        self.sealed = None;
-        self.locked = false;
-        self.save_at = None;
-        let diagnosis = self
-            .profile
-            .diagnosis("signed out", "sign in: gatepost login ACCOUNT");
-        self.rest(Severity::SignIn, diagnosis);
-        self.parts.vault.delete(&self.profile.name).await?;
-        tracing::info!(event = "signed_out", account = %self.profile.name, revoked);
-        Ok(revoked)
-    }
-
     async fn configure(&mut self, profile: Arc<Profile>, sealer: Arc<Sealer>) {
         self.profile = profile;
         let other_key = *self.sealer != *sealer;
@@ -743,42 +611,4 @@ async fn until(moment: Option<Instant>) {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A sign-in without a refresh token would end within the hour.
-pub(super) fn check_sign_in(profile: &Profile, granted: &Granted) -> Result<(), Failure> {
-    if preset::lacks_google_mail(
-        profile.provider.kind,
-        &profile.provider.scope,
-        granted.scope.as_deref(),
-    ) {
-        let diagnosis = profile.diagnosis(
-            "the permission to send mail was not ticked",
-            "sign in again and tick it: gatepost login ACCOUNT",
-        );
-        return Err(error::definite(
-            Severity::SignIn,
-            "scope_missing",
-            diagnosis,
-        ));
-    }
-    if granted.refresh().is_none() {
-        let remedy = match profile.provider.kind {
-            super::Kind::Microsoft => "add offline_access to scope, then: gatepost login ACCOUNT",
-            super::Kind::Google => {
-                "remove the client's access in the Google account, then: gatepost login ACCOUNT"
-            }
-            super::Kind::Custom => {
-                "ask the provider how a client gets one (often the scope offline_access), then: \
-                 gatepost login ACCOUNT"
-            }
-        };
-        let diagnosis = profile.diagnosis("the provider gave no refresh token", remedy);
-        return Err(error::definite(
-            Severity::SignIn,
-            "no_refresh_token",
-            diagnosis,
-        ));
-    }
-    Ok(())
 }
