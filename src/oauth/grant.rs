@@ -22,6 +22,7 @@ use oauth2::{
 use reqwest::{Method, Request};
 use tokio::sync::Semaphore;
 use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
 
 use super::{
     Account, ClientAuthentication, Diagnosis, Kind, Provider,
@@ -337,6 +338,15 @@ fn revocation(provider: &Provider, url: &Url, token: &Secret) -> Request {
     request
 }
 
+/// Form fields that no log may show.
+const SECRET_FIELDS: [&str; 5] = [
+    "refresh_token",
+    "code",
+    "code_verifier",
+    "device_code",
+    "client_secret",
+];
+
 const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
 
 /// The crate's HTTP client for one grant, which remembers what the crate forgets.
@@ -383,6 +393,7 @@ impl<'c> AsyncHttpClient<'c> for Exchange<'_> {
 impl Exchange<'_> {
     async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, Unanswered> {
         self.remember(Seen::default());
+        let secrets = self.secrets(request.body());
         let request = Request::try_from(request).map_err(|e| Unanswered::Request(Box::new(e)))?;
         let answer = self.client.exchange(request).await?;
         let status = answer.status.as_u16();
@@ -391,7 +402,7 @@ impl Exchange<'_> {
             retry_after: answer.retry_after,
             refusal: None,
         };
-        let read = self.read(&answer, &mut seen);
+        let read = self.read(&answer, &mut seen, &secrets);
         self.remember(seen);
         read?;
         Response::builder()
@@ -401,7 +412,22 @@ impl Exchange<'_> {
             .map_err(|e| Unanswered::Request(Box::new(e)))
     }
 
-    fn read(&self, answer: &http::Response, seen: &mut Seen) -> Result<(), Unanswered> {
+    /// What a request carries in confidence.
+    fn secrets(&self, form: &[u8]) -> Vec<Zeroizing<String>> {
+        let secret = self.profile.provider.client_secret.as_ref();
+        let known = secret.map(|secret| Zeroizing::new(secret.expose().to_owned()));
+        let sent = form_urlencoded::parse(form)
+            .filter(|(name, _)| SECRET_FIELDS.contains(&name.as_ref()))
+            .map(|(_, value)| Zeroizing::new(value.into_owned()));
+        known.into_iter().chain(sent).collect()
+    }
+
+    fn read(
+        &self,
+        answer: &http::Response,
+        seen: &mut Seen,
+        secrets: &[Zeroizing<String>],
+    ) -> Result<(), Unanswered> {
         let status = seen.status;
         if !answer.is_json() {
             return Err(Unanswered::Form(status));
@@ -409,8 +435,9 @@ impl Exchange<'_> {
         if status == 200 {
             return Ok(());
         }
-        let refusal: Refusal =
+        let mut refusal: Refusal =
             serde_json::from_slice(&answer.body).map_err(|_| Unanswered::Form(status))?;
+        refusal.blot(secrets);
         let severity = self.profile.judge(status, &refusal).severity;
         let asked_to_wait = matches!(
             refusal.error.as_str(),

@@ -468,5 +468,11 @@ mod tests {
         assert!(needs_other_resource(Kind::Microsoft, graph, outlook));
         assert!(!needs_other_resource(Kind::Microsoft, outlook, outlook));
         assert!(!needs_other_resource(Kind::Custom, "mail", ""));
+        // Consent to both: the code is redeemed for the part that sends mail.
+        let both = "offline_access https://graph.microsoft.com/Mail.Send \
+                    https://outlook.office.com/SMTP.Send";
+        assert!(redeems_part(Kind::Microsoft, both, outlook));
+        assert!(!redeems_part(Kind::Microsoft, graph, outlook));
+        assert!(!redeems_part(Kind::Microsoft, outlook, outlook));
     }
 }

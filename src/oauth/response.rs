@@ -6,6 +6,7 @@ use std::{fmt, time::Duration};
 
 use oauth2::{AccessToken, RefreshToken, Scope, TokenResponse, TokenType};
 use serde::{Deserialize, Deserializer, Serialize};
+use zeroize::Zeroizing;
 
 /// An access token beyond this fits no SASL exchange (RFC 4954 §4: 12 288 octets of base64).
 const ACCESS_TOKEN_MAX: usize = 8 * 1024;
@@ -15,6 +16,9 @@ const REMARK_MAX: usize = 240;
 
 /// A longer run without a space may be a token that the provider echoes, and is not shown.
 const WORD_MAX: usize = 38;
+
+/// Shorter texts are no secrets and may stand in a remark by chance.
+const SECRET_MIN: usize = 4;
 
 /// A successful response (RFC 6749 §5.1).
 #[derive(Debug, Serialize, Deserialize)]
@@ -134,6 +138,23 @@ impl Refusal {
             error: error.to_owned(),
             error_description: description.map(str::to_owned),
             ..Self::default()
+        }
+    }
+
+    /// Blots out what we sent in confidence, should the provider echo it.
+    pub(super) fn blot(&mut self, secrets: &[Zeroizing<String>]) {
+        let optional = [
+            &mut self.error_description,
+            &mut self.suberror,
+            &mut self.error_subtype,
+            &mut self.trace_id,
+            &mut self.correlation_id,
+        ];
+        let fields = optional.into_iter().flatten().chain([&mut self.error]);
+        for field in fields {
+            for secret in secrets.iter().filter(|secret| secret.len() >= SECRET_MIN) {
+                *field = field.replace(secret.as_str(), "[...]");
+            }
         }
     }
 
@@ -303,6 +324,15 @@ mod tests {
         assert_eq!(refusal.remark().as_deref(), Some(remark));
         let bare = Refusal::new("invalid_grant", Some("AADSTS70008: expired"));
         assert_eq!(bare.aadsts(), Some(70008));
+    }
+
+    #[test]
+    fn what_we_sent_is_blotted_out_of_every_field() {
+        let mut refusal = Refusal::new("no canary", Some("bad token: canary"));
+        refusal.suberror = Some("canary".to_owned());
+        refusal.blot(&[Zeroizing::new("canary".to_owned()), Zeroizing::default()]);
+        assert!(!format!("{refusal:?}").contains("canary"));
+        assert_eq!(refusal.remark().as_deref(), Some("bad token: [...]"));
     }
 
     #[test]

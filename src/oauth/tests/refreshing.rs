@@ -365,3 +365,53 @@ async fn signing_out_revokes_and_forgets() {
         Err(TokenError::SignInNeeded(_))
     ));
 }
+
+/// Collects what is logged.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_secret_reaches_a_log_line_or_a_debug_form() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let house = House::signed_in().await;
+    // Tests beside this one may have met these events when nobody listened.
+    tracing::callsite::rebuild_interest_cache();
+    let echo =
+        r#"{"error":"invalid_grant","error_description":"canary-refresh-2 is bad, s&cret too"}"#;
+    house.played.next([
+        Answer::Good,
+        Answer::Raw(
+            200,
+            "application/json",
+            r#"{"access_token":["canary"]}"#.to_owned(),
+        ),
+        Answer::Raw(400, "application/json", echo.to_owned()),
+    ]);
+    house.pass(4 * HOUR).await;
+    assert_eq!(house.state(), State::SignInNeeded);
+    let debug = format!("{:?} {:?}", house.oauth, house.token().await);
+    drop(guard);
+    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("token_refreshed") && log.contains("token_refused"));
+    for secret in ["canary", "s&cret", "s%26cret", KEY] {
+        assert!(!log.contains(secret), "{secret} in the log");
+        assert!(!debug.contains(secret), "{secret} in {debug}");
+    }
+}
