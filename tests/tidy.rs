@@ -52,7 +52,13 @@ fn sources() -> Vec<(String, PathBuf, String)> {
         .into_iter()
         .map(|path| {
             let inside = path.strip_prefix(&src).unwrap();
-            let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+            let first = inside
+                .components()
+                .next()
+                .unwrap()
+                .as_os_str()
+                .to_str()
+                .unwrap();
             let module = first.trim_end_matches(".rs").to_owned();
             let text = fs::read_to_string(&path).unwrap();
             (module, path, text)
@@ -101,7 +107,11 @@ fn used_modules(code: &str) -> BTreeSet<String> {
             }
             used.insert(word);
         } else {
-            used.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            used.insert(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
         }
     }
     used
@@ -119,9 +129,13 @@ fn arrows_go_down_only() {
         if module == "lib" || module == "main" {
             continue;
         }
-        let own = *level.get(module.as_str()).unwrap_or_else(|| panic!("{module} is in no layer"));
+        let own = *level
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{module} is in no layer"));
         for used in used_modules(&code(&text)) {
-            let Some(other) = level.get(used.as_str()) else { continue };
+            let Some(other) = level.get(used.as_str()) else {
+                continue;
+            };
             let allowed = used == module
                 || *other < own
                 || SIDEWAYS.contains(&(module.as_str(), used.as_str()));
@@ -130,25 +144,51 @@ fn arrows_go_down_only() {
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that go up or sideways:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "arrows that go up or sideways:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn the_layer_reader_sees_nested_and_single_imports() {
-    let seen = used_modules("use crate::{mail::{Address, Reply}, queue, store::Store};\ncrate::dsn::x()");
+    let seen =
+        used_modules("use crate::{mail::{Address, Reply}, queue, store::Store};\ncrate::dsn::x()");
     let want = ["dsn", "mail", "queue", "store"].map(String::from);
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), want);
 }
 
 #[test]
 fn pure_modules_touch_no_socket_file_task_or_clock() {
-    let pure = ["src/mail", "src/smtp", "src/route.rs", "src/dsn.rs", "src/delivery/verdict"];
-    let banned = ["tokio::", "std::net::Tcp", "std::fs", "SystemTime", "Instant", "std::env"];
+    let pure = [
+        "src/mail",
+        "src/smtp",
+        "src/route.rs",
+        "src/dsn.rs",
+        "src/delivery/verdict",
+    ];
+    let banned = [
+        "tokio::",
+        "std::net::Tcp",
+        "std::fs",
+        "SystemTime",
+        "Instant",
+        "std::env",
+    ];
     for (_, path, text) in sources() {
-        let inside = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        let inside = path
+            .strip_prefix(root())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         if pure.iter().any(|p| inside.starts_with(p)) {
             for word in banned {
-                assert!(!code(&text).contains(word), "{inside} is pure but mentions {word}");
+                assert!(
+                    !code(&text).contains(word),
+                    "{inside} is pure but mentions {word}"
+                );
             }
         }
     }
@@ -157,11 +197,30 @@ fn pure_modules_touch_no_socket_file_task_or_clock() {
 #[test]
 fn secrets_leave_by_few_doors() {
     // Where a request, an AUTH line or a sealed record is encoded, and where hashes are made.
-    let doors = ["src/oauth", "src/smtp/sasl", "src/delivery/transport", "src/submission", "src/config", "src/cli/hash_password.rs", "src/sandbox", "src/cli/demo.rs", "src/cli/sandbox.rs", "src/secret.rs"];
+    let doors = [
+        "src/oauth",
+        "src/smtp/sasl",
+        "src/delivery/transport",
+        "src/submission",
+        "src/config",
+        "src/cli/hash_password.rs",
+        "src/sandbox",
+        "src/cli/demo.rs",
+        "src/cli/sandbox.rs",
+        "src/secret.rs",
+    ];
     for (_, path, text) in sources() {
-        let inside = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        let inside = path
+            .strip_prefix(root())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         if !doors.iter().any(|d| inside.starts_with(d)) {
-            assert!(!code(&text).contains(".expose()"), "{inside} opens a secret");
+            assert!(
+                !code(&text).contains(".expose()"),
+                "{inside} opens a secret"
+            );
         }
     }
 }
@@ -169,8 +228,18 @@ fn secrets_leave_by_few_doors() {
 #[test]
 fn one_tls_stack_one_runtime_one_http_client() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
-    for banned in ["ring", "openssl-sys", "native-tls", "async-std", "hyper-tls", "ureq"] {
-        assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "{banned} came in");
+    for banned in [
+        "ring",
+        "openssl-sys",
+        "native-tls",
+        "async-std",
+        "hyper-tls",
+        "ureq",
+    ] {
+        assert!(
+            !lock.contains(&format!("name = \"{banned}\"\n")),
+            "{banned} came in"
+        );
     }
     for single in ["rustls", "reqwest", "tokio", "axum", "rusqlite"] {
         let copies = lock.matches(&format!("name = \"{single}\"\n")).count();
@@ -192,10 +261,18 @@ fn the_map_names_every_module() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["todo", "!("].concat()];
+    let marks = [
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["todo", "!("].concat(),
+    ];
     for (_, path, text) in sources() {
         for mark in &marks {
-            assert!(!text.contains(mark.as_str()), "{} says {mark}", path.display());
+            assert!(
+                !text.contains(mark.as_str()),
+                "{} says {mark}",
+                path.display()
+            );
         }
     }
 }
@@ -203,6 +280,10 @@ fn nothing_is_left_for_later() {
 #[test]
 fn every_file_says_what_it_is() {
     for (_, path, text) in sources() {
-        assert!(text.starts_with("//!"), "{} has no head comment", path.display());
+        assert!(
+            text.starts_with("//!"),
+            "{} has no head comment",
+            path.display()
+        );
     }
 }
