@@ -13,6 +13,10 @@ use super::{Address, QueueId};
 
 /// What a header section holds, and where it ends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the section"
+)]
 pub struct Header {
     /// Where the section ends: at the empty line, or at the first line that is no field.
     pub end: usize,

@@ -111,7 +111,7 @@ impl Peer {
         }
         let (frame, used) = self.framer.next(&self.input, self.session.line_len_max());
         let (step, close) = match frame {
-            Frame::Line(line) => (self.session.line(&line.to_vec()), false),
+            Frame::Line(line) => (self.session.line(line), false),
             Frame::Refused(fault) => (self.session.fault(fault), false),
             Frame::Broken(fault) => (self.session.fault(fault), true),
             Frame::Incomplete => {
@@ -252,7 +252,7 @@ fn matches(pattern: &str, text: &str) -> bool {
         None => pattern == text,
         Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
             let mut ends = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
-            ends.any(|at| matches(tail, &rest[at..]))
+            ends.any(|at| matches(tail, rest.get(at..).unwrap()))
         }),
     }
 }
