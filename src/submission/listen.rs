@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    Address, Error, Listener, Tls,
-    connection::{self, Door, Peer, Shared},
+    Address, Error, Listener, Tls, connection,
+    door::{Context, Door, Peer, Shared},
     policy,
 };
 use crate::{net::tasks::Tasks, smtp::replies::Reply};
@@ -258,7 +258,7 @@ fn admit(accepted: Accepted, door: &Arc<Door>, shared: &Arc<Shared>) {
         refused(&Reply::TOO_MANY_SESSIONS, "connection limit");
         return;
     };
-    let context = connection::Context::new(Arc::clone(shared), live, peer, permit);
+    let context = Context::new(Arc::clone(shared), live, peer, permit);
     match accepted {
         Accepted::Tcp(stream, _) => {
             // Replies are small and each is waited for; failure costs only latency.

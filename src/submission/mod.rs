@@ -2,6 +2,7 @@
 //!
 //! - `listen`: sockets, and the loop that accepts from one.
 //! - `connection`: one session, driven; `wire`: its stream, the only place that reads and writes.
+//! - `door`: what sessions share, and a listener as it is configured now.
 //! - `intake`: the data of one message, bounded in memory, edited once.
 //! - `login`, `policy`, `limits`: who may.
 //!
@@ -9,6 +10,7 @@
 //! rules (clients, routes) at each transaction, so a reload reaches open sessions.
 
 mod connection;
+mod door;
 mod intake;
 mod limits;
 mod listen;
@@ -32,7 +34,7 @@ use tokio::task;
 
 pub use self::login::hash_password;
 use self::{
-    connection::{Door, Live, Shared},
+    door::{Door, Live, Shared},
     listen::{Passed, Socket},
     login::Logins,
 };
@@ -409,3 +411,8 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
