@@ -502,3 +502,190 @@ impl Problem {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        delivery::LaneStatus,
+        mail::{Address, Recipient, Reply, ReversePath},
+        oauth::State,
+        store::{Entry, RecipientEntry},
+    };
+
+    fn diagnosis(reason: &str) -> Diagnosis {
+        Diagnosis {
+            reason: reason.into(),
+            remedy: "do it".into(),
+        }
+    }
+
+    fn account(
+        state: Option<State>,
+        held: Option<Diagnosis>,
+        paused_until: Option<Timestamp>,
+    ) -> Account {
+        let facts = AccountFacts {
+            name: AccountName::new("alerts"),
+            mailbox: "alerts@contoso.com".into(),
+            provider: state.map(|_| "contoso".into()),
+            grant: state.map(|_| Grant::AuthorizationCode),
+        };
+        let token = state.map(|state| oauth::Status {
+            state,
+            diagnosis: (state != State::Ready).then(|| diagnosis("token")),
+            token_expires_at: Some(at(3600)),
+            last_refresh_at: None,
+        });
+        let lane = LaneStatus {
+            held,
+            paused_until,
+            last_delivery_at: None,
+        };
+        Account::new(&facts, token, Some(lane), 3, at(0))
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn entry() -> Entry {
+        let address = Address::parse("ops@example.com").unwrap();
+        Entry {
+            id: QueueId::from_i64(42),
+            account: AccountName::new("alerts"),
+            reverse_path: ReversePath::Null,
+            recipients: vec![RecipientEntry {
+                recipient: Recipient::new(address),
+                state: RecipientState::Queued,
+                reply: Some(Reply::new(451, None, "later")),
+            }],
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            size: 1000,
+            received_at: at(0),
+            client: None,
+            state: EntryState::Queued,
+            next_attempt_at: at(60),
+            attempts: 0,
+            uncertain: false,
+            reason: None,
+        }
+    }
+
+    /// Programs rely on these names: `gatepost accounts --json`.
+    #[test]
+    fn an_account_has_exactly_the_promised_fields() {
+        let json = serde_json::to_value(account(Some(State::Ready), None, None)).unwrap();
+        let wanted = json!({
+            "name": "alerts", "mailbox": "alerts@contoso.com", "provider": "contoso",
+            "grant": "authorization_code", "transport": "smtp", "state": "ready",
+            "reason": null, "remedy": null, "token_expires_at": "1970-01-01T01:00:00Z",
+            "last_refresh_at": null, "queued": 3,
+        });
+        assert_eq!(json, wanted);
+    }
+
+    /// Programs rely on these names: `gatepost queue list --json`.
+    #[test]
+    fn a_queue_entry_has_exactly_the_promised_fields() {
+        let json = serde_json::to_value(QueueEntry::new(&entry(), false)).unwrap();
+        let wanted = json!({
+            "id": "000000000001a", "account": "alerts", "state": "queued", "sender": "",
+            "recipients": [
+                {"address": "ops@example.com", "state": "queued", "last_reply": "451 later"},
+            ],
+            "size": 1000, "received_at": "1970-01-01T00:00:00Z",
+            "next_attempt_at": "1970-01-01T00:01:00Z", "attempts": 0, "reason": null,
+        });
+        assert_eq!(json, wanted);
+        let detail = QueueDetail::new(&entry(), true);
+        let json = serde_json::to_value(&detail).unwrap();
+        assert_eq!(json["state"], Value::from("delivering"), "flattened");
+        assert_eq!(serde_json::from_value::<QueueDetail>(json).unwrap(), detail);
+    }
+
+    type Change<'a> = &'a dyn Fn(&mut Entry);
+
+    /// One word of five, and each can be reached.
+    #[test]
+    fn the_state_of_an_entry_is_one_word() {
+        let deferred = |entry: &mut Entry| entry.attempts = 1;
+        let throttled = |entry: &mut Entry| {
+            entry.recipients[0].state = RecipientState::Deferred;
+        };
+        let uncertain = |entry: &mut Entry| (entry.attempts, entry.uncertain) = (1, true);
+        let held = |entry: &mut Entry| entry.state = EntryState::Held;
+        let broken = |entry: &mut Entry| entry.state = EntryState::Quarantined;
+        let cases: [(Change<'_>, bool, QueueState); 7] = [
+            (&|_| (), false, QueueState::Queued),
+            (&|_| (), true, QueueState::Delivering),
+            (&deferred, false, QueueState::Deferred),
+            (&throttled, false, QueueState::Deferred),
+            (&uncertain, false, QueueState::Uncertain),
+            (&held, false, QueueState::Held),
+            (&broken, false, QueueState::Held),
+        ];
+        for (change, delivering, wanted) in cases {
+            let mut entry = entry();
+            change(&mut entry);
+            assert_eq!(QueueEntry::new(&entry, delivering).state, wanted);
+        }
+    }
+
+    /// What a person must mend first is what the listing shows.
+    #[test]
+    fn token_and_lane_become_one_state() {
+        let hold = || Some(diagnosis("lane"));
+        let cases = [
+            (None, None, AccountState::Ready, None),
+            (None, hold(), AccountState::Held, Some("lane")),
+            (Some(State::Ready), None, AccountState::Ready, None),
+            (Some(State::Ready), hold(), AccountState::Held, Some("lane")),
+            (
+                Some(State::Refreshing),
+                None,
+                AccountState::Refreshing,
+                Some("token"),
+            ),
+            (
+                Some(State::Retrying),
+                None,
+                AccountState::Retrying,
+                Some("token"),
+            ),
+            (
+                Some(State::SignInNeeded),
+                None,
+                AccountState::SignInNeeded,
+                Some("token"),
+            ),
+            (
+                Some(State::SignInNeeded),
+                hold(),
+                AccountState::SignInNeeded,
+                Some("token"),
+            ),
+        ];
+        for (token, held, state, reason) in cases {
+            let account = account(token, held, None);
+            assert_eq!((account.state, account.reason.as_deref()), (state, reason));
+        }
+        let paused = account(Some(State::Ready), None, Some(at(30)));
+        assert_eq!(paused.state, AccountState::Ready);
+        assert!(paused.reason.unwrap().contains("1970-01-01T00:00:30Z"));
+    }
+
+    /// An account that retries can send while its old token lives.
+    #[test]
+    fn an_old_token_still_sends() {
+        let retrying = account(Some(State::Retrying), None, None);
+        assert!(retrying.can_send(at(0)));
+        assert!(!retrying.can_send(at(3600)));
+        assert!(!account(Some(State::SignInNeeded), None, None).can_send(at(0)));
+    }
+}

@@ -38,6 +38,25 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(concat!(
     "'"
 ));
 
+/// The query of a redirect address as a person copies it: whole, or from the question mark on.
+///
+/// # Errors
+/// [`Problem`]: it is none; what it looks like.
+pub fn redirect_query(address: &str) -> Result<String, Problem> {
+    let address = address.trim().trim_matches(['"', '\'']);
+    let query = address.split_once('?').map_or(address, |(_, query)| query);
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    if query.contains("state=") {
+        return Ok(query.to_owned());
+    }
+    Err(
+        Problem::new(StatusCode::BAD_REQUEST, "this is not the redirect address").remedy(
+            "copy the whole address from the browser's address line after signing in: it begins \
+             with the redirect URL and has code=... and state=... in it",
+        ),
+    )
+}
+
 /// What a person sees after the provider has sent the browser back.
 #[derive(Template)]
 #[template(
@@ -214,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    fn body(diagnosis: Diagnosis) -> String {
+    fn body(diagnosis: &Diagnosis) -> String {
         let page = Page {
             title: "Not signed in",
             text: &diagnosis.reason,
@@ -226,7 +245,7 @@ mod tests {
     /// What a provider (or an attacker's link) says is shown as text, never as markup.
     #[test]
     fn a_strange_text_is_escaped() {
-        let html = body(Diagnosis {
+        let html = body(&Diagnosis {
             reason: "<script>alert(1)</script>".into(),
             remedy: "\"><img src=x>".into(),
         });
@@ -237,7 +256,7 @@ mod tests {
     /// The policy names the style that the page really has; else browsers would drop it.
     #[test]
     fn the_policy_allows_exactly_the_pages_style() {
-        let html = body(Diagnosis {
+        let html = body(&Diagnosis {
             reason: String::new(),
             remedy: String::new(),
         });
@@ -263,6 +282,23 @@ mod tests {
         }
         for path in ["/", "/oauth", "/oauth/done/x", "/authorization"] {
             assert!(!is_callback(path, &urls), "{path}");
+        }
+    }
+
+    /// People copy more or less than the address; what is no redirect address gets told what is.
+    #[test]
+    fn a_pasted_address_gives_its_query() {
+        let wanted = "code=4%2F0&state=xyz";
+        for pasted in [
+            "http://localhost:8025/authorization/smtp_oauth/?code=4%2F0&state=xyz",
+            "  http://localhost:8025/authorization/smtp_oauth/?code=4%2F0&state=xyz#  \n",
+            "\"http://localhost:8025/?code=4%2F0&state=xyz\"",
+            "code=4%2F0&state=xyz",
+        ] {
+            assert_eq!(redirect_query(pasted).as_deref(), Ok(wanted), "{pasted}");
+        }
+        for bad in ["", "http://localhost:8025/", "4/0AfgeXyz"] {
+            assert_eq!(redirect_query(bad).map_err(|p| p.status), Err(400), "{bad}");
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
         QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest, SignInState,
         SignedIn, SignedOut, Status, TestRequest, Tested,
     },
-    callback::to_its_end,
+    callback::{redirect_query, to_its_end},
     problem::{Input, Named, Queried},
 };
 use crate::{
@@ -124,29 +124,13 @@ pub(super) async fn pasted(
     State(shared): AppState,
     Input(pasted): Input<PastedAddress>,
 ) -> Answer<SignedIn> {
-    let query = pasted_query(&pasted.address)?;
+    let query = redirect_query(&pasted.address)?;
     let oauth = shared.parts.oauth.clone();
     let redeemed = to_its_end(&shared.parts.tasks, "sign_in_callback", async move {
         oauth.callback(&query).await
     });
     let account = redeemed.await.ok_or_else(Problem::lost)??;
     Ok(Json(SignedIn { account }))
-}
-
-/// The query of a redirect address as a person copies it: whole, or from the question mark on.
-pub(super) fn pasted_query(address: &str) -> Result<String, Problem> {
-    let address = address.trim().trim_matches(['"', '\'']);
-    let query = address.split_once('?').map_or(address, |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    if query.contains("state=") {
-        return Ok(query.to_owned());
-    }
-    Err(
-        Problem::new(StatusCode::BAD_REQUEST, "this is not the redirect address").remedy(
-            "copy the whole address from the browser's address line after signing in: it begins \
-             with the redirect URL and has code=... and state=... in it",
-        ),
-    )
 }
 
 pub(super) async fn sign_out(
@@ -336,27 +320,5 @@ impl Shared {
         }
         tracing::info!(event = "queue_operation", ?operation, count);
         Ok(count)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// People copy more or less than the address; what is no redirect address gets told what is.
-    #[test]
-    fn a_pasted_address_gives_its_query() {
-        let wanted = "code=4%2F0&state=xyz";
-        for pasted in [
-            "http://localhost:8025/authorization/smtp_oauth/?code=4%2F0&state=xyz",
-            "  http://localhost:8025/authorization/smtp_oauth/?code=4%2F0&state=xyz#  \n",
-            "\"http://localhost:8025/?code=4%2F0&state=xyz\"",
-            "code=4%2F0&state=xyz",
-        ] {
-            assert_eq!(pasted_query(pasted).as_deref(), Ok(wanted), "{pasted}");
-        }
-        for bad in ["", "http://localhost:8025/", "4/0AfgeXyz"] {
-            assert_eq!(pasted_query(bad).map_err(|p| p.status), Err(400), "{bad}");
-        }
     }
 }

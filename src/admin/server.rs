@@ -8,7 +8,7 @@ use axum::{
     http::{Method, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, any, get, post},
 };
 use tokio::net::TcpListener;
 
@@ -148,20 +148,23 @@ fn control_router(shared: &Arc<Shared>) -> Router {
 fn console_router(shared: &Arc<Shared>, metrics_apart: bool) -> Router {
     let asked = Arc::clone(shared);
     let hosts: Hosts = Arc::new(move || asked.hosts());
-    let mut router = probes()
-        .route(API, axum::routing::any(unauthorized))
-        .route("/api/v1/{*rest}", axum::routing::any(unauthorized))
-        .fallback(callback_or_nothing)
-        .method_not_allowed_fallback(wrong_method);
+    let mut router = probes().fallback(callback_or_nothing);
     if !metrics_apart {
         let metrics = Arc::clone(&shared.parts.metrics);
         router = router.route("/metrics", get(health::metrics).with_state(metrics));
     }
+    guarded(router, hosts).with_state(Arc::clone(shared))
+}
+
+/// Puts before `router` what every request over TCP must pass, and keeps the API closed there.
+fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, hosts: Hosts) -> Router<S> {
     router
+        .route(API, any(unauthorized))
+        .route("/api/v1/{*rest}", any(unauthorized))
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(middleware::from_fn_with_state(hosts, guard::host))
         .layer(middleware::from_fn(guard::security_headers))
-        .with_state(Arc::clone(shared))
 }
 
 /// An address of its own for scrapers: they come under many names, and there is nothing else here.
@@ -244,5 +247,91 @@ mod tests {
             .map(|(path, method, _)| format!("{method} {API}{path}"))
             .collect();
         assert_eq!(described, served);
+    }
+
+    async fn ask(address: SocketAddr, path: &str, host: &str) -> reqwest::Response {
+        let http = reqwest::Client::builder().tls_certs_only([]).no_proxy();
+        let request = http.build().unwrap().get(format!("http://{address}{path}"));
+        request.header(header::HOST, host).send().await.unwrap()
+    }
+
+    /// Over TCP: the API is closed, strange hosts are turned away, and every answer, also of an
+    /// error, carries the security headers.
+    #[tokio::test]
+    async fn the_tcp_address_is_guarded() {
+        let hosts: Hosts = Arc::new(|| vec!["relay.example.com".into()]);
+        let router = Router::new().route("/healthz", get(health::healthz));
+        let router = guarded(router.fallback(not_found), hosts);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = crate::net::tasks::Tasks::new();
+        tasks.spawn(
+            "console",
+            connection::serve(listener, router, tasks.clone()),
+        );
+
+        for (path, host, status) in [
+            ("/healthz", "localhost", 200),
+            ("/healthz", "relay.example.com:443", 200),
+            ("/healthz", "evil.example", 421),
+            ("/api/v1/queue", "localhost", 401),
+            ("/api/v1", "localhost", 401),
+            ("/api/v1/openapi.json", "localhost", 401),
+            ("/api/v1/queue", "evil.example", 421),
+            ("/nothing", "localhost", 404),
+        ] {
+            let answer = ask(address, path, host).await;
+            assert_eq!(answer.status(), status, "{path} for {host}");
+            let field = |name| answer.headers().get(name).map(|v| v.to_str().unwrap());
+            assert_eq!(field("x-content-type-options"), Some("nosniff"), "{path}");
+            assert_eq!(field("cache-control"), Some("no-store"), "{path}");
+            assert_eq!(field("referrer-policy"), Some("no-referrer"), "{path}");
+            let policy = field("content-security-policy").unwrap();
+            assert!(policy.starts_with("default-src 'none'"), "{path}");
+            if status >= 400 {
+                assert_eq!(
+                    field("content-type"),
+                    Some("application/problem+json"),
+                    "{path}"
+                );
+            }
+        }
+        tasks.stop();
+        tasks.drained().await;
+    }
+
+    /// What the daemon says no with is what the client's caller reads.
+    #[tokio::test]
+    async fn a_problem_travels_over_the_control_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (listener, _file) = socket::bind(&path).await.unwrap();
+        let refuse = || async {
+            let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not taken");
+            problem.problems = vec!["listener.tls = \"startls\": use \"starttls\"".into()];
+            problem
+        };
+        let router = Router::new()
+            .route("/api/v1/reload", post(refuse))
+            .route("/healthz", get(health::healthz));
+        let tasks = crate::net::tasks::Tasks::new();
+        tasks.spawn(
+            "control",
+            connection::serve(listener, router, tasks.clone()),
+        );
+
+        let client = crate::admin::client::Client::connect(&path).await.unwrap();
+        client.healthz().await.unwrap();
+        let refused = client.reload().await.unwrap_err().to_string();
+        let wanted = "not taken\nlistener.tls = \"startls\": use \"starttls\"";
+        assert_eq!(refused, wanted);
+        let strange = client.accounts().await.unwrap_err().to_string();
+        assert!(
+            strange.contains("404") && strange.contains("--version"),
+            "{strange}"
+        );
+        drop(client);
+        tasks.stop();
+        tasks.drained().await;
     }
 }

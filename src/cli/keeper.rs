@@ -1,0 +1,152 @@
+//! Who keeps the tokens: the running daemon, or, when none runs, this process.
+//!
+//! Without a daemon the store is opened here (its lock keeps any daemon out meanwhile) and the
+//! callback is served on the console's address, so a sign-in goes the same way in either case.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+
+use super::reach::{self, Unreachable};
+use crate::{
+    admin::{
+        CallbackServer,
+        api::SignInState,
+        client::{self, Client},
+        redirect_query,
+    },
+    clock::SystemClock,
+    config::{Config, Sources},
+    mail::AccountName,
+    net::tasks::Tasks,
+    oauth::{Diagnosis, Oauth, SignIn},
+    store::Store,
+    telemetry::Metrics,
+};
+
+/// The keeper of tokens.
+#[derive(Debug)]
+pub(super) enum Keeper {
+    /// Over the control socket.
+    Daemon(Client),
+    /// In this process.
+    Here(Box<Here>),
+}
+
+/// What a sign-in needs when no daemon runs.
+#[derive(Debug)]
+pub(super) struct Here {
+    oauth: Oauth,
+    tasks: Tasks,
+    console: Option<SocketAddr>,
+}
+
+impl Keeper {
+    /// The daemon if one runs, else this process.
+    ///
+    /// # Errors
+    /// A daemon that may not be asked, a configuration with problems, a store that does not open.
+    pub(super) async fn reach(sources: &Sources) -> anyhow::Result<Self> {
+        match reach::connect(sources).await {
+            Ok(client) => Ok(Self::Daemon(client)),
+            Err(Unreachable::NotRunning(_)) => Ok(Self::Here(Box::new(open(sources).await?))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins a sign-in.
+    pub(super) async fn begin(
+        &self,
+        account: &AccountName,
+        device: bool,
+    ) -> anyhow::Result<SignIn> {
+        match self {
+            Self::Daemon(client) => Ok(client.begin_sign_in(account, device).await?),
+            Self::Here(here) => Ok(here.oauth.begin_sign_in(account, device).await?),
+        }
+    }
+
+    /// Serves the callback in this process; the daemon does it by itself.
+    ///
+    /// # Errors
+    /// The console's address is taken, or there is none.
+    pub(super) async fn serve_callback(&self) -> anyhow::Result<Option<CallbackServer>> {
+        let Self::Here(here) = self else {
+            return Ok(None);
+        };
+        let address = here.console.context(
+            "no console address is configured to take the answer on; use --no-browser or --device",
+        )?;
+        let server = CallbackServer::start(address, here.oauth.clone()).await;
+        Ok(Some(server.context(
+            "the answer of the sign-in cannot be taken; use --no-browser or --device",
+        )?))
+    }
+
+    /// Waits for the end of a sign-in. Cancel safe.
+    pub(super) async fn result(&self, id: &str) -> anyhow::Result<Result<(), Diagnosis>> {
+        let client = match self {
+            Self::Here(here) => return Ok(here.oauth.sign_in_result(id).await),
+            Self::Daemon(client) => client,
+        };
+        loop {
+            match client.sign_in_state(id).await? {
+                SignInState::Pending => {}
+                SignInState::SignedIn => return Ok(Ok(())),
+                SignInState::Refused(diagnosis) => return Ok(Err(diagnosis)),
+            }
+        }
+    }
+
+    /// Takes a pasted redirect address. The inner error is worth another try.
+    pub(super) async fn paste(&self, address: &str) -> anyhow::Result<Result<AccountName, String>> {
+        match self {
+            Self::Daemon(client) => match client.paste(address.into()).await {
+                Ok(signed_in) => Ok(Ok(signed_in.account)),
+                Err(client::Error::Problem(problem)) => Ok(Err(problem.to_string())),
+                Err(error) => Err(error.into()),
+            },
+            Self::Here(here) => {
+                let query = match redirect_query(address) {
+                    Ok(query) => query,
+                    Err(problem) => return Ok(Err(problem.to_string())),
+                };
+                let redeemed = here.oauth.callback(&query).await;
+                Ok(redeemed.map_err(|diagnosis| diagnosis.to_string()))
+            }
+        }
+    }
+
+    /// Forgets an account's tokens; whether the provider confirmed.
+    pub(super) async fn sign_out(&self, account: &AccountName) -> anyhow::Result<bool> {
+        match self {
+            Self::Daemon(client) => Ok(client.sign_out(account).await?.revoked),
+            Self::Here(here) => Ok(here.oauth.sign_out(account).await?),
+        }
+    }
+
+    /// Finishes what this process has begun.
+    pub(super) async fn close(self) {
+        if let Self::Here(here) = self {
+            here.tasks.stop();
+            here.tasks.drained().await;
+        }
+    }
+}
+
+async fn open(sources: &Sources) -> anyhow::Result<Here> {
+    let sources = sources.clone();
+    let config = tokio::task::spawn_blocking(move || Config::load(&sources)).await??;
+    let metrics = std::sync::Arc::new(Metrics::new());
+    let store_metrics = std::sync::Arc::clone(&metrics);
+    let store = config.store.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&store, store_metrics)).await??;
+    let tasks = Tasks::new();
+    let clock = SystemClock::shared();
+    let oauth = Oauth::start(config.oauth, store, clock, tasks.clone(), metrics).await?;
+    Ok(Here {
+        oauth,
+        tasks,
+        console: config.admin.address,
+    })
+}
