@@ -3,7 +3,7 @@
 //! The page is static HTML with what [`Oauth::callback`] says; nothing of the query is shown
 //! unescaped, nothing of it is logged, and no script can run on it.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use askama::Template;
 use axum::{
@@ -37,25 +37,6 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(concat!(
     "AZMrqCB4Qc3Tcesx2gfN4gmOlJ5/XDWlxpkpFjGMESk=",
     "'"
 ));
-
-/// The query of a redirect address as a person copies it: whole, or from the question mark on.
-///
-/// # Errors
-/// [`Problem`]: it is none; what it looks like.
-pub fn redirect_query(address: &str) -> Result<String, Problem> {
-    let address = address.trim().trim_matches(['"', '\'']);
-    let query = address.split_once('?').map_or(address, |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    if query.contains("state=") {
-        return Ok(query.to_owned());
-    }
-    Err(
-        Problem::new(StatusCode::BAD_REQUEST, "this is not the redirect address").remedy(
-            "copy the whole address from the browser's address line after signing in: it begins \
-             with the redirect URL and has code=... and state=... in it",
-        ),
-    )
-}
 
 /// What a person sees after the provider has sent the browser back.
 #[derive(Template)]
@@ -95,8 +76,8 @@ pub(super) fn is_callback(path: &str, urls: &[Url]) -> bool {
             .any(|url| url.path().trim_end_matches('/') == path)
 }
 
-/// Answers a request to the callback. The code is redeemed to its end even when the browser leaves.
-pub(super) async fn answer(oauth: Oauth, tasks: Tasks, method: Method, uri: &Uri) -> Response {
+/// Answers a request to the callback. (A browser that leaves does not stop the redemption.)
+pub(super) async fn answer(oauth: &Oauth, method: Method, uri: &Uri) -> Response {
     // HEAD would use up the code without anybody seeing the page.
     if method != Method::GET {
         return Problem::new(
@@ -105,30 +86,7 @@ pub(super) async fn answer(oauth: Oauth, tasks: Tasks, method: Method, uri: &Uri
         )
         .into_response();
     }
-    let query = uri.query().unwrap_or_default().to_owned();
-    let redeemed = to_its_end(&tasks, "sign_in_callback", async move {
-        oauth.callback(&query).await
-    });
-    match redeemed.await {
-        Some(outcome) => page(&outcome),
-        None => Problem::lost().into_response(),
-    }
-}
-
-/// Runs `future` as a task of its own, so that a client that goes away does not cancel it half-way.
-/// `None`: it panicked.
-pub(super) async fn to_its_end<F>(tasks: &Tasks, name: &'static str, future: F) -> Option<F::Output>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    let (answer, answered) = tokio::sync::oneshot::channel();
-    tasks.spawn(name, async move {
-        let output = future.await;
-        if answer.send(output).is_err() {
-            tracing::debug!(event = "client_left", name);
-        }
-    });
-    answered.await.ok()
+    page(&oauth.callback(uri.query().unwrap_or_default()).await)
 }
 
 fn page(outcome: &Result<AccountName, Diagnosis>) -> Response {
@@ -187,7 +145,7 @@ impl CallbackServer {
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let tasks = Tasks::new();
-        let router = router(oauth, tasks.clone());
+        let router = router(oauth);
         tasks.spawn(
             "callback_server",
             connection::serve(listener, router, tasks.clone()),
@@ -208,7 +166,7 @@ impl CallbackServer {
     }
 }
 
-fn router(oauth: Oauth, tasks: Tasks) -> Router {
+fn router(oauth: Oauth) -> Router {
     let asked = oauth.clone();
     let hosts: Hosts = Arc::new(move || {
         let urls = asked.redirect_urls();
@@ -216,7 +174,7 @@ fn router(oauth: Oauth, tasks: Tasks) -> Router {
     });
     let callback = move |method: Method, uri: Uri| async move {
         if is_callback(uri.path(), &oauth.redirect_urls()) {
-            answer(oauth, tasks, method, &uri).await
+            answer(&oauth, method, &uri).await
         } else {
             Problem::new(StatusCode::NOT_FOUND, "nothing is here").into_response()
         }
@@ -282,23 +240,6 @@ mod tests {
         }
         for path in ["/", "/oauth", "/oauth/done/x", "/authorization"] {
             assert!(!is_callback(path, &urls), "{path}");
-        }
-    }
-
-    /// People copy more or less than the address; what is no redirect address gets told what is.
-    #[test]
-    fn a_pasted_address_gives_its_query() {
-        let wanted = "code=4%2F0&state=xyz";
-        for pasted in [
-            "http://localhost:8025/authorization/smtp_oauth/?code=4%2F0&state=xyz",
-            "  http://localhost:8025/authorization/smtp_oauth/?code=4%2F0&state=xyz#  \n",
-            "\"http://localhost:8025/?code=4%2F0&state=xyz\"",
-            "code=4%2F0&state=xyz",
-        ] {
-            assert_eq!(redirect_query(pasted).as_deref(), Ok(wanted), "{pasted}");
-        }
-        for bad in ["", "http://localhost:8025/", "4/0AfgeXyz"] {
-            assert_eq!(redirect_query(bad).map_err(|p| p.status), Err(400), "{bad}");
         }
     }
 }

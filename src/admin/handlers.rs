@@ -21,11 +21,11 @@ use super::{
         QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest, SignInState,
         SignedIn, SignedOut, Status, TestRequest, Tested,
     },
-    callback::{redirect_query, to_its_end},
     problem::{Input, Named, Queried},
 };
 use crate::{
     mail::{self, AccountName, Address, QueueId},
+    net::tasks::Tasks,
     oauth::SignIn,
     queue::Operation,
     store::{self, Entry, EntryState, Filter},
@@ -124,12 +124,7 @@ pub(super) async fn pasted(
     State(shared): AppState,
     Input(pasted): Input<PastedAddress>,
 ) -> Answer<SignedIn> {
-    let query = redirect_query(&pasted.address)?;
-    let oauth = shared.parts.oauth.clone();
-    let redeemed = to_its_end(&shared.parts.tasks, "sign_in_callback", async move {
-        oauth.callback(&query).await
-    });
-    let account = redeemed.await.ok_or_else(Problem::lost)??;
+    let account = shared.parts.oauth.callback(&pasted.address).await?;
     Ok(Json(SignedIn { account }))
 }
 
@@ -321,4 +316,20 @@ impl Shared {
         tracing::info!(event = "queue_operation", ?operation, count);
         Ok(count)
     }
+}
+
+/// Runs `future` as a task of its own, so that a client that goes away does not cancel it half-way.
+/// `None`: it panicked.
+async fn to_its_end<F>(tasks: &Tasks, name: &'static str, future: F) -> Option<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    tasks.spawn(name, async move {
+        let output = future.await;
+        if answer.send(output).is_err() {
+            tracing::debug!(event = "client_left", name);
+        }
+    });
+    answered.await.ok()
 }

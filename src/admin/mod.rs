@@ -30,7 +30,7 @@ use crate::{
     submission::Submission, telemetry::Metrics,
 };
 
-pub use callback::{CallbackServer, redirect_query};
+pub use callback::CallbackServer;
 
 /// What the control surface needs to know.
 #[derive(Debug, Clone, PartialEq)]

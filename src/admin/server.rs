@@ -189,8 +189,7 @@ async fn callback_or_nothing(
 ) -> Response {
     let oauth = &shared.parts.oauth;
     if callback::is_callback(uri.path(), &oauth.redirect_urls()) {
-        let tasks = shared.parts.tasks.clone();
-        return callback::answer(oauth.clone(), tasks, method, &uri).await;
+        return callback::answer(oauth, method, &uri).await;
     }
     not_found().await
 }

@@ -13,7 +13,6 @@ use crate::{
         CallbackServer,
         api::SignInState,
         client::{self, Client},
-        redirect_query,
     },
     clock::SystemClock,
     config::{Config, Sources},
@@ -107,11 +106,7 @@ impl Keeper {
                 Err(error) => Err(error.into()),
             },
             Self::Here(here) => {
-                let query = match redirect_query(address) {
-                    Ok(query) => query,
-                    Err(problem) => return Ok(Err(problem.to_string())),
-                };
-                let redeemed = here.oauth.callback(&query).await;
+                let redeemed = here.oauth.callback(address).await;
                 Ok(redeemed.map_err(|diagnosis| diagnosis.to_string()))
             }
         }
