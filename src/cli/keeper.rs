@@ -3,11 +3,14 @@
 //! Without a daemon the store is opened here (its lock keeps any daemon out meanwhile) and the
 //! callback is served on the console's address, so a sign-in goes the same way in either case.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 
-use super::reach::{self, Unreachable};
+use super::{
+    Context,
+    reach::{self, Unreachable},
+};
 use crate::{
     admin::{
         CallbackServer,
@@ -15,7 +18,7 @@ use crate::{
         client::{self, Client},
     },
     clock::SystemClock,
-    config::{Config, Sources},
+    config::Config,
     mail::AccountName,
     net::tasks::Tasks,
     oauth::{Diagnosis, Oauth, SignIn},
@@ -45,10 +48,10 @@ impl Keeper {
     ///
     /// # Errors
     /// A daemon that may not be asked, a configuration with problems, a store that does not open.
-    pub(super) async fn reach(sources: &Sources) -> anyhow::Result<Self> {
-        match reach::connect(sources).await {
+    pub(super) async fn reach(context: &Context) -> anyhow::Result<Self> {
+        match reach::connect(&context.sources).await {
             Ok(client) => Ok(Self::Daemon(client)),
-            Err(Unreachable::NotRunning(_)) => Ok(Self::Here(Box::new(open(sources).await?))),
+            Err(Unreachable::NotRunning(_)) => Ok(Self::Here(Box::new(open(context).await?))),
             Err(error) => Err(error.into()),
         }
     }
@@ -129,11 +132,17 @@ impl Keeper {
     }
 }
 
-async fn open(sources: &Sources) -> anyhow::Result<Here> {
-    let sources = sources.clone();
+async fn open(context: &Context) -> anyhow::Result<Here> {
+    let sources = context.sources.clone();
     let config = tokio::task::spawn_blocking(move || Config::load(&sources)).await??;
-    let metrics = std::sync::Arc::new(Metrics::new());
-    let store_metrics = std::sync::Arc::clone(&metrics);
+    let state_dir = &config.store.state_dir;
+    refuse_other_owner(state_dir)?;
+    context.printer.note(format_args!(
+        "No daemon is running; the tokens in {} are used directly.",
+        state_dir.display()
+    ));
+    let metrics = Arc::new(Metrics::new());
+    let store_metrics = Arc::clone(&metrics);
     let store = config.store.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&store, store_metrics)).await??;
     let tasks = Tasks::new();
@@ -144,4 +153,41 @@ async fn open(sources: &Sources) -> anyhow::Result<Here> {
         tasks,
         console: config.admin.address,
     })
+}
+
+/// Refuses to write into another user's state: the daemon could not read what root leaves there.
+fn refuse_other_owner(state_dir: &Path) -> anyhow::Result<()> {
+    // The directory of this process belongs to its effective user; where there is none, nobody asks.
+    let owners = (fs::metadata(state_dir), fs::metadata("/proc/self"));
+    let (Ok(theirs), Ok(ours)) = owners else {
+        return Ok(()); // Not made yet: it will be ours.
+    };
+    anyhow::ensure!(
+        theirs.uid() == ours.uid(),
+        "{dir} belongs to user {uid}: run this as that user (sudo -u '#{uid}' gatepost ...), or start \
+         the daemon first",
+        dir = state_dir.display(),
+        uid = theirs.uid(),
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Our own directory and one that does not exist yet are fine; somebody else's is not.
+    #[test]
+    fn another_users_state_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(refuse_other_owner(dir.path()).is_ok());
+        assert!(refuse_other_owner(&dir.path().join("new")).is_ok());
+        let theirs = dir.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        // Only root can give a directory away; others have shown the rest above.
+        if std::os::unix::fs::chown(&theirs, Some(65_534), None).is_ok() {
+            let refused = refuse_other_owner(&theirs).unwrap_err().to_string();
+            assert!(refused.contains("sudo -u '#65534'"), "{refused}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let account = AccountName::new(&args.account);
-    let keeper = Keeper::reach(&context.sources).await?;
+    let keeper = Keeper::reach(context).await?;
     let outcome = tokio::select! {
         outcome = sign_in(context.printer, &keeper, &account, args) => outcome,
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).map(|()| Err(Diagnosis {

@@ -15,7 +15,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let account = AccountName::new(&args.account);
-    let keeper = Keeper::reach(&context.sources).await?;
+    let keeper = Keeper::reach(context).await?;
     let revoked = keeper.sign_out(&account).await;
     keeper.close().await;
     let told = if revoked? {
