@@ -336,7 +336,15 @@ mod tests {
     #[test]
     fn what_no_server_could_say_is_refused_with_the_reason() {
         let script = Script::default();
-        let bad_replies = ["", "250 ok", "550", "550 ", "550 a\r\n250 b", "600 x", "450-x"];
+        let bad_replies = [
+            "",
+            "250 ok",
+            "550",
+            "550 ",
+            "550 a\r\n250 b",
+            "600 x",
+            "450-x",
+        ];
         for bad in bad_replies {
             let fault = Fault::Reply {
                 phase: "mail".to_owned(),
@@ -364,5 +372,18 @@ mod tests {
             times: None,
         };
         assert_eq!(fault, want);
+    }
+    #[test]
+    fn every_fault_in_the_manual_can_be_played() {
+        let manual = include_str!("../../docs/sandbox.md");
+        let faults: Vec<&str> = manual
+            .split(['`', '\''])
+            .filter(|text| text.starts_with(r#"{"fault""#))
+            .collect();
+        assert!(faults.len() > 5, "the manual has its examples");
+        for text in faults {
+            let fault: Fault = serde_json::from_str(text).expect(text);
+            assert_eq!(Script::default().add(fault), Ok(()), "{text}");
+        }
     }
 }

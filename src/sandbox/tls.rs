@@ -76,11 +76,8 @@ fn params(names: Vec<String>, name: &str, now: Timestamp) -> Result<CertificateP
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, name);
     let day = |shift: SignedDuration| {
-        let date = now
-            .saturating_add(shift)
-            .unwrap_or(now)
-            .to_zoned(TimeZone::UTC)
-            .date();
+        let shifted = now.saturating_add(shift).unwrap_or(now);
+        let date = TimeZone::UTC.to_datetime(shifted).date();
         let number = |n: i8| u8::try_from(n).unwrap_or(1);
         date_time_ymd(date.year().into(), number(date.month()), number(date.day()))
     };
