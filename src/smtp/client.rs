@@ -133,6 +133,12 @@ impl ReplyReader {
         }
     }
 
+    /// Octets taken in and not yet given out as a reply.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.buffer.len() - self.taken + self.text.len()
+    }
+
     /// Whether nothing is left over: after the 220 to STARTTLS anything else is an attack
     /// (RFC 3207 §6, response injection).
     #[must_use]

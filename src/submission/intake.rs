@@ -266,7 +266,10 @@ pub(super) fn refusal(error: &store::Error) -> Reply {
             tracing::warn!(event = "store_full", cause, "no space left for mail");
             Reply::STORE_FULL
         }
-        store::Error::Broken { .. } | store::Error::Locked { .. } | store::Error::Newer { .. } => {
+        store::Error::Refused { .. }
+        | store::Error::Broken { .. }
+        | store::Error::Locked { .. }
+        | store::Error::Newer { .. } => {
             tracing::error!(event = "store_failed", %error, cause, "mail is not accepted");
             Reply::STORE_BROKEN
         }
