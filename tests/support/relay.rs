@@ -59,6 +59,11 @@ impl Site {
         Self::written(&format!("{BASE}\n{tables}"))
     }
 
+    /// As [`Site::new`], with the console where the test wants it.
+    pub(crate) fn with_console(console: SocketAddr, tables: &str) -> Self {
+        Self::placed(console, &format!("{BASE}\n{tables}"))
+    }
+
     /// The usual configuration with one account that sends through `sink`.
     pub(crate) fn plain(sink: &Sink) -> Self {
         Self::new(&sink.account("alerts"))
@@ -66,10 +71,15 @@ impl Site {
 
     /// A whole configuration; `@DIR@`, `@SMTP@`, `@CONSOLE@` and `@CONSOLE_PORT@` are filled in.
     pub(crate) fn written(toml: &str) -> Self {
+        Self::placed(free_address(), toml)
+    }
+
+    fn placed(console: SocketAddr, toml: &str) -> Self {
+        let (dir, smtp) = (scratch(), free_address());
         let site = Self {
-            dir: scratch(),
-            smtp: free_address(),
-            console: free_address(),
+            dir,
+            smtp,
+            console,
             toml: Mutex::default(),
         };
         site.configure(toml);
@@ -87,6 +97,12 @@ impl Site {
         let toml = self.toml.lock().unwrap().clone();
         assert!(toml.contains(from), "{from:?} is not in the configuration");
         self.configure(&toml.replace(from, to));
+    }
+
+    /// Adds tables at the end of the configuration.
+    pub(crate) fn extend(&self, tables: &[String]) {
+        let toml = format!("{}\n{}", self.toml.lock().unwrap(), tables.concat());
+        self.configure(&toml);
     }
 
     /// Fills in the marks.
