@@ -2,10 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::{
-    mail::{Address, Recipient, Reply, header::date},
-    smtp::client::sanitise,
-};
+use crate::mail::{Address, Recipient, Reply, header::date, sanitise};
 
 /// A provider's text is quoted up to this length.
 const QUOTED_MAX: usize = 1024;
