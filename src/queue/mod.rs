@@ -300,7 +300,7 @@ impl Queue {
         let entry = &located.entry;
         match self.inner.store.body(located).await {
             Ok(StoredBody::Intact(message)) => return Some(message),
-            Ok(StoredBody::Damaged(reason)) => {
+            Ok(StoredBody::Damaged(reason, _)) => {
                 tracing::error!(
                     event = "quarantined", queue_id = %entry.id, account = %entry.account, reason,
                     "export it, then delete it or ask its sender to send again",
@@ -412,17 +412,19 @@ impl Queue {
         self.inner.store.list(filter).await
     }
 
-    /// One entry with its octets (also when held).
+    /// One entry with its octets (also when held; of a quarantined one, as they are now).
     ///
     /// # Errors
-    /// The store's; [`store::Error::Refused`] when the body is damaged.
+    /// The store's; [`store::Error::Refused`] when the body is gone.
     pub async fn read(&self, id: QueueId) -> Result<Option<(Entry, Message)>, store::Error> {
         let Some(located) = self.inner.store.find(id).await? else {
             return Ok(None);
         };
         match self.inner.store.body(&located).await? {
             StoredBody::Intact(message) => Ok(Some((located.entry, message))),
-            StoredBody::Damaged(reason) => Err(store::Error::Refused {
+            // A person looks at what is left of it.
+            StoredBody::Damaged(_, Some(message)) => Ok(Some((located.entry, message))),
+            StoredBody::Damaged(reason, None) => Err(store::Error::Refused {
                 operation: "reading a damaged body",
                 source: Arc::new(std::io::Error::other(reason)),
             }),

@@ -29,10 +29,11 @@ pub struct Located {
 pub enum StoredBody {
     /// Read and verified.
     Intact(Message),
-    /// Missing, or not what was stored: the reason.
-    Damaged(String),
+    /// Missing, or not what was stored: the reason, and what is there.
+    Damaged(String, Option<Message>),
 }
 
+const MISMATCH: &str = "the body no longer matches its digest";
 const COLUMNS: &str = "SELECT entry, state, next_attempt_at, reason, digest, in_file FROM messages";
 
 impl Store {
@@ -140,16 +141,15 @@ impl Store {
         if located.in_file {
             let path: PathBuf = body::path(&self.inner.bodies, id);
             return blocking("reading a body file", move || {
-                Ok(match body::verify(&path, digest) {
-                    Ok(true) => StoredBody::Intact(Message {
-                        body: Body::File(Arc::new(BodyFile { path })),
-                        size,
-                        digest,
-                    }),
-                    Ok(false) => {
-                        StoredBody::Damaged("the body no longer matches its digest".into())
+                let verified = body::verify(&path, digest);
+                let body = Body::File(Arc::new(BodyFile { path }));
+                let message = Message { body, size, digest };
+                Ok(match verified {
+                    Ok(true) => StoredBody::Intact(message),
+                    Ok(false) => StoredBody::Damaged(MISMATCH.into(), Some(message)),
+                    Err(e) => {
+                        StoredBody::Damaged(format!("the body file cannot be read: {e}"), None)
                     }
-                    Err(e) => StoredBody::Damaged(format!("the body file cannot be read: {e}")),
                 })
             })
             .await;
@@ -163,18 +163,19 @@ impl Store {
             })
             .await?;
         let Some(octets) = octets else {
-            return Ok(StoredBody::Damaged("the body is missing".into()));
+            return Ok(StoredBody::Damaged("the body is missing".into(), None));
         };
-        if body::digest(&octets) != digest {
-            return Ok(StoredBody::Damaged(
-                "the body no longer matches its digest".into(),
-            ));
-        }
-        Ok(StoredBody::Intact(Message {
+        let intact = body::digest(&octets) == digest;
+        let message = Message {
             body: Body::Memory(Bytes::from(octets)),
             size,
             digest,
-        }))
+        };
+        Ok(if intact {
+            StoredBody::Intact(message)
+        } else {
+            StoredBody::Damaged(MISMATCH.into(), Some(message))
+        })
     }
 
     /// Messages by account and state.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{Error, failure::Failure, writer::WAL_PAGES_MAX};
 
@@ -42,8 +42,12 @@ pub(super) fn refuse_newer(path: &Path) -> Result<(), Error> {
     let found = (|| {
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
-    })()
-    .map_err(|e| Failure::sqlite("looking at the database", e).error())?;
+    })();
+    let found = match found {
+        // A crash left a journal that only a writer may play back: the writer looks then.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => return Ok(()),
+        found => found.map_err(|e| Failure::sqlite("looking at the database", e).error())?,
+    };
     if found > known() {
         return Err(Error::Newer {
             path: path.to_owned(),

@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// The journal is copied back when it has so many pages of 16 KiB.
-pub(super) const WAL_PAGES_MAX: i64 = 512;
+pub(super) const WAL_PAGES_MAX: i64 = 128;
 /// The journal's size then.
-pub(super) const WAL_BYTES_MAX: u64 = 512 * 16 * 1024;
+pub(super) const WAL_BYTES_MAX: u64 = 128 * 16 * 1024;
 /// Operations in one commit: bounds how long the first one waits for the last.
 const GROUP_MAX: usize = 256;
 /// SQLite's own recursion is shallow; the default 2 MiB would only be reserved.

@@ -175,11 +175,13 @@ fn queue_export_and_delete() {
     assert!(sink.ledger().deliveries.is_empty());
 }
 
-/// The exported octets, from standard output.
+/// The exported octets, from the file whose name is told.
 fn exported(site: &Site, id: &str) -> Vec<u8> {
-    let output: Output = site.run(&["queue", "export", id]);
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap();
+    let output: Output = site.run(&["queue", "export", id, "--dir", to]);
     assert!(output.status.success(), "{output:?}");
-    output.stdout
+    std::fs::read(dir.path().join(format!("{id}.eml"))).unwrap()
 }
 
 /// `test` tells each step and sends one message; a wrong word is a usage error; no daemon is said so.

@@ -388,6 +388,10 @@ impl<'a> Session<'a> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let line = octets.get(start..).unwrap_or_default();
+            if !line.ends_with(b"\n") {
+                // The sender died in the middle of a line: nothing was taken.
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             if line == b".\r\n" {
                 octets.truncate(start);
                 return Ok(octets);
