@@ -244,11 +244,7 @@ impl Lane {
         if !plan.outcomes.iter().any(|(_, state, _)| is_open(state)) {
             return Some(self.parts.clock.now());
         }
-        let after = Entry {
-            attempts: entry.attempts + u32::from(plan.counted),
-            ..entry.clone()
-        };
-        self.parts.queue.next_attempt(&after)
+        self.parts.queue.next_attempt(entry)
     }
 
     /// An outcome that the store did not take last time: the message is not sent again.
@@ -296,19 +292,29 @@ impl Lane {
             Some((recipients, reply.as_ref()))
         };
         let attempts = &self.parts.metrics.attempts;
+        let settled = &self.parts.metrics.recipients_settled;
         let counted = |result| {
             attempts.get_or_create(&[("result", result)]).inc();
         };
+        let closed = |outcome, recipients: usize| {
+            let recipients = u64::try_from(recipients).unwrap_or(u64::MAX);
+            settled
+                .get_or_create(&[("outcome", outcome)])
+                .inc_by(recipients);
+        };
         if let Some((recipients, Some(reply))) = last_reply(RecipientState::Delivered) {
             counted("delivered");
+            closed("delivered", recipients);
             tracing::info!(event = "delivered", %queue_id, %account, %smarthost, recipients, %reply, attempt, elapsed_ms);
         }
         if let Some((recipients, Some(reply))) = last_reply(RecipientState::Bounced) {
             counted("bounced");
+            closed("bounced", recipients);
             tracing::info!(event = "bounced", %queue_id, %account, %smarthost, recipients, %reply, attempt, elapsed_ms);
         }
         if let Some((recipients, _)) = last_reply(RecipientState::Expired) {
             counted("expired");
+            closed("expired", recipients);
             tracing::info!(event = "expired", %queue_id, %account, %smarthost, recipients, attempt);
         }
         if let Some((recipients, _)) = last_reply(RecipientState::Deferred) {

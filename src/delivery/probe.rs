@@ -23,7 +23,6 @@ type Step<T> = Result<T, ()>;
 
 struct Probe<'a> {
     lane: &'a Lane,
-    journal: Journal,
     told: Vec<ProbeStep>,
     since: Instant,
 }
@@ -33,7 +32,6 @@ impl Lane {
     pub(crate) async fn probe(&self, to: &Address, id: &str) -> Vec<ProbeStep> {
         let mut probe = Probe {
             lane: self,
-            journal: Journal::telling(),
             told: Vec::new(),
             since: Instant::now(),
         };

@@ -4,6 +4,7 @@
 //! dropped, and what is no reply is an error that ends the session. Commands are made from typed
 //! values alone, and no control character passes into one.
 
+pub use crate::mail::sanitise;
 use smtp_proto::{
     AUTH_LOGIN, AUTH_OAUTHBEARER, AUTH_PLAIN, AUTH_XOAUTH2, EXT_8BIT_MIME, EXT_DSN, EXT_PIPELINING,
     EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse,
@@ -170,15 +171,6 @@ fn push_clean(out: &mut String, text: &[u8]) {
     } else {
         out.push_str(&sanitise(&String::from_utf8_lossy(text)));
     }
-}
-
-/// `text` without control characters: fit for a log line, a page or a header of a report.
-#[must_use]
-pub fn sanitise(text: &str) -> String {
-    text.chars()
-        .map(|c| if c == '\t' { ' ' } else { c })
-        .filter(|c| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}'))
-        .collect()
 }
 
 /// What a server says it can do. The default is what HELO implies: nothing.
