@@ -102,6 +102,9 @@ impl Daemon {
     /// drain limit has passed (what is then unfinished is in the store).
     pub async fn stop(&self) {
         self.inner.owners.drain().await;
+        if let Err(error) = self.queue.close().await {
+            tracing::warn!(event = "journal_kept", %error);
+        }
     }
 
     /// Reloads in a task of the daemon's own, so that whoever asks goes on meanwhile.

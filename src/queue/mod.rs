@@ -261,6 +261,14 @@ impl Queue {
         self.inner.store.ready()
     }
 
+    /// Before the process ends, in order: the journal goes back into the database.
+    ///
+    /// # Errors
+    /// The store's; nothing is lost by it.
+    pub async fn close(&self) -> Result<(), store::Error> {
+        self.inner.store.fold().await
+    }
+
     /// Resolves when the store has failed for good: the process must stop accepting and restart.
     pub async fn failed(&self) -> store::Error {
         self.inner.store.failed().await

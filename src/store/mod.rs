@@ -263,6 +263,15 @@ impl Store {
         self.write(Operation::DeleteToken(account.clone())).await
     }
 
+    /// Copies the journal back into the database file, so that what a stopped process leaves is
+    /// one file. Nothing depends on it.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn fold(&self) -> Result<(), Error> {
+        self.write(Operation::Fold).await
+    }
+
     /// Starts a body file.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ pub(super) enum Operation {
     Delete(Vec<QueueId>),
     PutToken(SealedToken),
     DeleteToken(AccountName),
+    /// The journal goes back into the database.
+    Fold,
 }
 
 /// An operation and who waits for it.
@@ -96,6 +98,12 @@ impl Writer {
         let size = u64::try_from(group.len()).unwrap_or(0);
         match self.commit(group) {
             Ok(()) => {
+                if group
+                    .iter()
+                    .any(|job| matches!(job.operation, Operation::Fold))
+                {
+                    self.fold();
+                }
                 self.metrics.store_commits.inc();
                 self.metrics.store_operations.inc_by(size);
                 group.drain(..).for_each(|job| answer(job, Ok(())));
@@ -114,6 +122,17 @@ impl Writer {
                     .drain(..)
                     .for_each(|job| answer(job, Err(error.clone())));
             }
+        }
+    }
+
+    /// Copies the journal back. What is in it is as safe there, so a failure costs nothing.
+    fn fold(&self) {
+        let fold = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let folded = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], fold);
+        if let Err(error) = folded {
+            tracing::warn!(event = "journal_kept", %error);
         }
     }
 
@@ -184,6 +203,7 @@ fn apply(connection: &Connection, operation: &Operation) -> rusqlite::Result<()>
             }
             Ok(())
         }
+        Operation::Fold => Ok(()),
         Operation::Delete(ids) => ids.iter().try_for_each(|id| delete(connection, *id)),
         Operation::PutToken(token) => connection
             .prepare_cached(
