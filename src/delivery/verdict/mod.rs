@@ -472,3 +472,6 @@ const ROWS: &[Row] = &[
     Row(ANY, Transaction, "5", "", "", Message, Bounce,
         "the server refuses the message", ""),
 ];
+
+#[cfg(test)]
+mod tests;
