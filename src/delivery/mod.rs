@@ -297,3 +297,6 @@ impl Delivery {
 
 /// Often enough for idle connections and for a watchdog of 30 s.
 const TEND_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -44,8 +44,8 @@ pub(crate) enum Trouble {
 
 /// Why AUTH did not succeed.
 enum Refusal {
-    /// This token, for this reason: a new one may help.
-    Token(Diagnosis),
+    /// The token of this generation, for this reason: a new one may help.
+    Token(u64, Diagnosis),
     Other(Trouble),
 }
 
@@ -66,54 +66,67 @@ impl Lane {
     async fn sign_in(&self) -> Result<Live, Trouble> {
         // Asked first, so that no server waits while a token is being fetched.
         self.token().await?;
-        match self.sign_in_once().await {
-            Ok(live) => Ok(live),
-            Err((_, Refusal::Other(trouble))) => Err(trouble),
-            Err((generation, Refusal::Token(diagnosis))) => {
-                self.replace_token(generation, diagnosis).await?;
-                self.sign_in_once()
-                    .await
-                    .map_err(|(_, refusal)| match refusal {
-                        Refusal::Token(diagnosis) => Trouble::Hold(diagnosis),
-                        Refusal::Other(trouble) => trouble,
-                    })
-            }
-        }
-    }
-
-    async fn sign_in_once(&self) -> Result<Live, (u64, Refusal)> {
-        let other = |trouble| (0, Refusal::Other(trouble));
-        let mut journal = Journal::silent();
-        let smarthost = &self.account.smtp;
-        let hostname = &self.common.hostname;
-        let opened = Connection::open(smarthost, hostname, &self.connectors, &mut journal).await;
-        let mut connection = opened.map_err(|failure| other(self.trouble(&failure)))?;
-        self.parts.metrics.upstream_connections.inc();
-
+        let connection = self.open().await?;
+        // Held until this sign-in has succeeded or told its trouble: who waits here shall not show
+        // the provider what it has just refused.
         let one_at_a_time = self.sign_in.acquire().await;
         if one_at_a_time.is_err() || self.closed_by_others() {
-            return Err(other(Trouble::Moot));
+            return Err(Trouble::Moot);
         }
-        let token = self.token().await.map_err(other)?;
+        let (generation, diagnosis) = match self.authenticate(connection).await {
+            Ok(live) => return Ok(live),
+            Err(Refusal::Token(generation, diagnosis)) => (generation, diagnosis),
+            Err(Refusal::Other(trouble)) => return self.told(trouble),
+        };
+        let again = async {
+            self.replace_token(generation, diagnosis).await?;
+            let connection = self.open().await?;
+            self.authenticate(connection)
+                .await
+                .map_err(|refusal| match refusal {
+                    Refusal::Token(_, diagnosis) => Trouble::Hold(diagnosis),
+                    Refusal::Other(trouble) => trouble,
+                })
+        };
+        again.await.or_else(|trouble| self.told(trouble))
+    }
+
+    /// Closes the gate before the next one in line looks at it.
+    fn told<T>(&self, trouble: Trouble) -> Result<T, Trouble> {
+        self.suffer(trouble);
+        Err(Trouble::Moot)
+    }
+
+    async fn open(&self) -> Result<Connection, Trouble> {
+        let mut journal = Journal::silent();
+        let (smarthost, hostname) = (&self.account.smtp, &self.common.hostname);
+        let opened = Connection::open(smarthost, hostname, &self.connectors, &mut journal).await;
+        let connection = opened.map_err(|failure| self.trouble(&failure))?;
+        self.parts.metrics.upstream_connections.inc();
+        Ok(connection)
+    }
+
+    async fn authenticate(&self, mut connection: Connection) -> Result<Live, Refusal> {
+        let token = self.token().await.map_err(Refusal::Other)?;
         let generation = token.as_ref().map_or(0, |token| token.generation);
         let secret = token.as_ref().map(|token| &token.token);
-        let auth = &smarthost.auth;
-        match connection.authenticate(auth, smarthost.port, secret).await {
-            Ok(()) => Ok(Live {
+        let smarthost = &self.account.smtp;
+        let done = connection
+            .authenticate(&smarthost.auth, smarthost.port, secret)
+            .await;
+        let Err(failure) = done else {
+            return Ok(Live {
                 connection,
                 generation,
                 reused: false,
                 settled: None,
-            }),
-            Err(failure) => {
-                let verdict = verdict::judge_failure(self.account.kind, &failure);
-                if verdict.action == Action::Relogin && token.is_some() {
-                    let diagnosis = diagnosis(verdict, &failure);
-                    return Err((generation, Refusal::Token(diagnosis)));
-                }
-                Err(other(self.trouble(&failure)))
-            }
+            });
+        };
+        let verdict = verdict::judge_failure(self.account.kind, &failure);
+        if verdict.action == Action::Relogin && token.is_some() {
+            return Err(Refusal::Token(generation, diagnosis(verdict, &failure)));
         }
+        Err(Refusal::Other(self.trouble(&failure)))
     }
 
     /// The account's token, if it authenticates with one.
