@@ -3,8 +3,6 @@
 //! What a server said is quoted without control characters and bounded: a reply can add neither a
 //! header nor a part. With an address that is not ASCII the report is internationalised (RFC 6533).
 
-use std::fmt::Write as _;
-
 use jiff::Timestamp;
 
 use crate::mail::{Address, EnhancedCode, Reply};
@@ -87,11 +85,11 @@ impl Report<'_> {
         let mut text = String::new();
         let boundary = format!("=_{}", self.id);
         self.head(&mut text, &boundary);
-        let _ = write!(text, "--{boundary}\r\n");
+        text.push_str(&format!("--{boundary}\r\n"));
         self.explanation(&mut text);
-        let _ = write!(text, "\r\n--{boundary}\r\n");
+        text.push_str(&format!("\r\n--{boundary}\r\n"));
         self.fields(&mut text);
-        let _ = write!(text, "\r\n--{boundary}\r\n");
+        text.push_str(&format!("\r\n--{boundary}\r\n"));
         let mut message = text.into_bytes();
         self.returned(&mut message);
         message.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
@@ -105,8 +103,7 @@ impl Report<'_> {
             Kind::Relayed => "Mail handed on",
         };
         let from = one_line(self.from);
-        let _ = write!(
-            out,
+        out.push_str(&format!(
             "From: Mail Delivery System <{from}>\r\n\
              To: <{to}>\r\n\
              Subject: {subject}\r\n\
@@ -124,7 +121,7 @@ impl Report<'_> {
             date = date(self.date),
             id = self.id,
             host = one_line(self.reporting_mta),
-        );
+        ));
     }
 
     /// The part for people.
@@ -151,7 +148,7 @@ impl Report<'_> {
         out.push_str("\r\n");
         wrap(out, "", what);
         for recipient in &self.recipients {
-            let _ = write!(out, "\r\n<{}>\r\n", recipient.address);
+            out.push_str(&format!("\r\n<{}>\r\n", recipient.address));
             wrap(out, "    ", &one_line(recipient.reason));
             if let Some(reply) = recipient.reply {
                 let said = format!("{} said: {}", one_line(recipient.remote), quoted(reply));
@@ -162,12 +159,11 @@ impl Report<'_> {
         if !after.is_empty() {
             wrap(out, "", after);
         }
-        let _ = write!(
-            out,
+        out.push_str(&format!(
             "Accepted {} as {}.\r\n",
             date(self.arrival),
             self.queue_id
-        );
+        ));
     }
 
     /// The part for programs (RFC 3464 §2).
@@ -177,10 +173,9 @@ impl Report<'_> {
         } else {
             ("message/delivery-status", "7bit")
         };
-        let _ = write!(
-            out,
+        out.push_str(&format!(
             "Content-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
-        );
+        ));
         let host = one_line(self.reporting_mta);
         field(out, "Reporting-MTA", &format!("dns; {host}"));
         if let Some(envid) = self.envid {

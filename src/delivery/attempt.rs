@@ -283,12 +283,12 @@ impl Lane {
         let (account, smarthost) = (&self.account.name, &self.account.smtp.host);
         let (queue_id, attempt) = (entry.id, entry.attempts + 1);
         let last_reply = |wanted: RecipientState| -> Option<(usize, Option<&Reply>)> {
-            let matching = plan
+            let mut matching = plan
                 .outcomes
                 .iter()
                 .filter(|(_, state, _)| *state == wanted);
             let recipients = matching.clone().count();
-            let (_, _, reply) = matching.last()?;
+            let (_, _, reply) = matching.next_back()?;
             Some((recipients, reply.as_ref()))
         };
         let attempts = &self.parts.metrics.attempts;

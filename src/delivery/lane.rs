@@ -192,7 +192,7 @@ impl Lane {
     }
 
     /// Puts the account on hold; tells it once.
-    pub(crate) fn hold(&self, diagnosis: Diagnosis) {
+    pub(crate) fn hold(&self, diagnosis: &Diagnosis) {
         let news = {
             let mut state = self.state();
             state.gate.hold(diagnosis.clone(), Instant::now())

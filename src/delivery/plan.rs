@@ -103,7 +103,14 @@ impl Plan {
             Action::RetryThenBounce if last_try => Action::Bounce,
             Action::RetryThenHold if last_try => Action::Hold,
             Action::RetryThenBounce | Action::RetryThenHold => Action::Retry,
-            action => action,
+            Action::Delivered
+            | Action::Retry
+            | Action::Split
+            | Action::Slow(_)
+            | Action::Wait(_)
+            | Action::Relogin
+            | Action::Hold
+            | Action::Bounce => verdict.action,
         };
         let state = match action {
             Action::Delivered => {
@@ -138,7 +145,11 @@ impl Plan {
             Action::Hold | Action::Slow(_) | Action::Wait(_) | Action::Relogin => {
                 Next::After(ACCOUNT_TURN)
             }
-            _ => {
+            Action::Retry
+            | Action::RetryThenBounce
+            | Action::RetryThenHold
+            | Action::Bounce
+            | Action::Delivered => {
                 self.counted = true;
                 Next::Schedule
             }

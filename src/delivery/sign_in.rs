@@ -203,7 +203,7 @@ impl Lane {
         let now = Instant::now();
         let (reason, wait) = match trouble {
             Trouble::Moot => return,
-            Trouble::Hold(diagnosis) => return self.hold(diagnosis),
+            Trouble::Hold(diagnosis) => return self.hold(&diagnosis),
             Trouble::NoToken(diagnosis) => {
                 let wait = self.state().gate.no_token(jitter(), now);
                 (diagnosis.reason, wait)

@@ -165,10 +165,13 @@ async fn race(addresses: &[SocketAddr]) -> Result<TcpStream, Option<Error>> {
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let client = SmtpClient::connect(address, CONNECT_TIMEOUT)
         .await
-        .map_err(|error| match error {
-            mail_send::Error::Io(error) => error,
-            mail_send::Error::Timeout => io::ErrorKind::TimedOut.into(),
-            other => io::Error::other(other.to_string()),
+        .map_err(|error| {
+            if let mail_send::Error::Io(error) = error {
+                error
+            } else {
+                // Nothing else happens while connecting.
+                io::ErrorKind::TimedOut.into()
+            }
         })?;
     // Every write of ours is a whole step of the dialogue: waiting for more only costs time.
     client.stream.set_nodelay(true)?;

@@ -366,25 +366,17 @@ impl Connection {
             let mut written = 0;
             while let Some(rest @ [_, ..]) = self.out.get(written..) {
                 let (stream, inbox) = (&mut self.stream, &mut self.inbox);
-                let progress =
-                    poll_fn(
-                        |context| match Pin::new(&mut *stream).poll_write(context, rest) {
-                            Poll::Ready(Ok(0)) => Poll::Ready(Err(Cause::Closed)),
-                            Poll::Ready(Ok(octets)) => Poll::Ready(Ok(Progress::Wrote(octets))),
-                            Poll::Ready(Err(error)) => Poll::Ready(Err(Cause::Io(error))),
-                            Poll::Pending => {
-                                poll_read(stream, inbox, context).map_ok(Progress::Read)
-                            }
-                        },
-                    );
-                match progress.await? {
-                    Progress::Wrote(octets) => written += octets,
-                    Progress::Read(octets) => {
-                        self.reader.feed(inbox.get(..octets).unwrap_or_default());
-                        if self.reader.unread() > client::REPLY_LEN_MAX {
-                            return Err(Cause::Garbage(ReplyError::TooLong));
-                        }
+                let progress = poll_fn(|context| poll_progress(stream, inbox, rest, context));
+                let read = match progress.await? {
+                    Progress::Wrote(octets) => {
+                        written += octets;
+                        0
                     }
+                    Progress::Read(octets) => octets,
+                };
+                self.reader.feed(inbox.get(..read).unwrap_or_default());
+                if self.reader.unread() > client::REPLY_LEN_MAX {
+                    return Err(Cause::Garbage(ReplyError::TooLong));
                 }
                 // A reply in the middle of the message ends it.
                 if phase == Phase::Body && !self.reader.is_drained() {
@@ -446,6 +438,21 @@ impl Connection {
 enum Progress {
     Wrote(usize),
     Read(usize),
+}
+
+/// Writes; where that would block, reads.
+fn poll_progress(
+    stream: &mut Stream,
+    inbox: &mut [u8],
+    octets: &[u8],
+    context: &mut std::task::Context<'_>,
+) -> Poll<Result<Progress, Cause>> {
+    match Pin::new(&mut *stream).poll_write(context, octets) {
+        Poll::Ready(Ok(0)) => Poll::Ready(Err(Cause::Closed)),
+        Poll::Ready(Ok(octets)) => Poll::Ready(Ok(Progress::Wrote(octets))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(Cause::Io(error))),
+        Poll::Pending => poll_read(stream, inbox, context).map_ok(Progress::Read),
+    }
 }
 
 fn poll_read(

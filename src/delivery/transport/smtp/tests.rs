@@ -477,10 +477,7 @@ async fn every_phase_has_its_deadline() {
         };
         let silent = async {
             let mut peer = server.accept().await;
-            for (n, line) in script.iter().enumerate() {
-                for _ in 0..n {
-                    peer.hear().await;
-                }
+            for line in script {
                 peer.say(line).await;
             }
             peer.gone().await
@@ -660,8 +657,9 @@ async fn a_refusal_at_any_step_of_auth_is_the_servers_reply() {
         )
         .await;
         let (_, why, _) = cause(done);
-        let code = then.unwrap_or(first)[..3].parse::<u16>().expect("a code");
-        assert!(matches!(why, Cause::Refused { reply, .. } if reply.code == code));
+        assert!(
+            matches!(why, Cause::Refused { reply, .. } if then.unwrap_or(first).starts_with(&reply.code.to_string()))
+        );
     }
 }
 
