@@ -70,14 +70,15 @@ impl Lane {
 
     /// Says the message on a connection; on a fresh one when an idle one turns out to be dead.
     async fn carry(&self, lease: &Lease, tried: &[usize]) -> Result<Carried, Trouble> {
-        let mailbox = Address::parse(&self.account.mailbox).ok();
-        let mailbox = mailbox.map(ReversePath::Address);
+        // Where the null reverse-path is refused, a report goes out as the mailbox.
+        let null = lease.entry.reverse_path == ReversePath::Null;
+        let mailbox = null.then(|| Address::parse(&self.account.mailbox).ok());
+        let mailbox = mailbox.flatten().map(ReversePath::Address);
         let mut fresh = false;
         loop {
             let mut live = self.connection(fresh).await?;
             let mut sender = &lease.entry.reverse_path;
             if let Some(mailbox) = &mailbox
-                && *sender == ReversePath::Null
                 && self.state().null_sender_refused
             {
                 sender = mailbox;
