@@ -180,7 +180,7 @@ impl Login {
         assert_eq!(code, Some(0), "{said}");
     }
 
-    fn is_refused(mut self) -> String {
+    fn refused(mut self) -> String {
         let (code, said) = self.ends();
         assert_eq!(code, Some(1), "{said}");
         said
@@ -316,7 +316,7 @@ fn authorization_code_denied() {
     let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
     let url = login.url(&format!("http://{}/auth", rig.provider.address));
     rig.provider.press(&url, MAILBOX, &["--abort"]);
-    let said = login.is_refused();
+    let said = login.refused();
     assert!(!said.trim().is_empty(), "it must say why");
     rig.site.wait_account("alerts", "sign_in_needed");
 }

@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -43,12 +45,19 @@ fn wait_listening(process: &mut Process, address: SocketAddr) {
 /// `localhost` and `127.0.0.1`.
 pub(crate) fn certificates(dir: &Path) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    // Equal names would make the server's certificate look self-signed.
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "rig authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().unwrap();
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = Issuer::new(authority, authority_key);
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let mut server = CertificateParams::new(names).unwrap();
+    server
+        .distinguished_name
+        .push(DnType::CommonName, "localhost");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().unwrap();
     let certificate = server.signed_by(&key, &issuer).unwrap();

@@ -3,45 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use crate::support::{
+    disk::Disk,
     eventually,
     mail::{assert_same, filler, message},
-    need_root,
     relay::{Relay, Site, Strace},
     sink::Sink,
     smtp::Client,
 };
-
-/// A small file system of its own, unmounted when dropped.
-#[derive(Debug)]
-struct Disk {
-    at: PathBuf,
-}
-
-impl Disk {
-    fn mount(at: &Path, size: &str) -> Self {
-        need_root("a file system of its own is mounted");
-        fs::create_dir_all(at).unwrap();
-        let options = format!("size={size},mode=0700");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(at)
-            .status()
-            .unwrap();
-        assert!(mounted.success(), "mount: {mounted}");
-        Self { at: at.into() }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: a killed process may not have let go yet.
-        let _unmounted = Command::new("umount").arg("--lazy").arg(&self.at).status();
-    }
-}
 
 fn send(site: &Site, message: &[u8]) -> std::io::Result<u16> {
     let mut client = Client::ehlo(site.smtp)?;
@@ -65,7 +36,7 @@ fn full() {
     let sink = Sink::start();
     sink.answer_mail(Some("451 4.3.2 not now"));
     let site = Site::plain(&sink);
-    let disk = Disk::mount(&site.state(), "24m");
+    let disk = Disk::tmpfs(&site.state(), "24m");
     let ballast = site.state().join("ballast");
     fs::write(&ballast, vec![1; 8 * 1024 * 1024]).unwrap();
     let mut relay = site.start();
@@ -122,7 +93,7 @@ fn full() {
 fn full_while_spilling() {
     let sink = Sink::start();
     let site = Site::plain(&sink);
-    let disk = Disk::mount(&site.state(), "16m");
+    let disk = Disk::tmpfs(&site.state(), "16m");
     let mut relay = site.start();
     let before = used(&site.state());
     let huge = message("huge", &filler(1, 24 * 1024 * 1024));

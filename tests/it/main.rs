@@ -14,6 +14,7 @@ mod cli;
 mod crash;
 mod disk;
 mod drain;
+mod power_cut;
 mod reload;
 mod step_kill;
 mod systemd;

@@ -2,6 +2,7 @@
 //! strict upstream that keeps a ledger, and child processes that never outlive their test.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod disk;
 pub(crate) mod mail;
 pub(crate) mod oracle;
 pub(crate) mod process;
