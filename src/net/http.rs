@@ -1,1 +1,403 @@
-//! The one HTTP client: no redirects, bounded body and time (token endpoints are hostile input).
+//! The one HTTP client. What answers is hostile input until parsed.
+//!
+//! Invariants: no redirect is followed (a secret goes to the configured host and nowhere else), no
+//! proxy is taken from the environment, nothing is decompressed, a whole exchange ends within
+//! [`EXCHANGE_MAX`] and no more than [`BODY_MAX`] octets of an answer are kept. Credentials travel
+//! over TLS, or in the clear to this very machine.
+
+use std::{
+    collections::BTreeMap,
+    error::Error as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use reqwest::{Certificate, ClientBuilder, Request, StatusCode, header, redirect};
+use url::{Host, Url};
+
+/// From the first packet to the last octet of the answer. A token endpoint answers in a second;
+/// one that drips must not hold an account's mail for minutes.
+pub const EXCHANGE_MAX: Duration = Duration::from_secs(20);
+
+/// TCP and TLS together; shorter than the whole so that a dead address is told from a slow server.
+pub const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Octets of an answer's body. A token response is under 8 KiB.
+pub const BODY_MAX: usize = 64 * 1024;
+
+/// How long a connection waits for the next request (device sign-in polls every 5 seconds).
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Why there is no answer. Every one of these may be over in a minute.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The CA file cannot be read or holds no certificate.
+    #[error("CA file {path}: {reason}", path = path.display())]
+    CaFile {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// TLS could not be set up (no trust anchors on this system).
+    #[error("TLS set-up: {0}")]
+    Setup(String),
+    /// A credential would travel in the clear.
+    #[error("{0} is neither https nor on this machine")]
+    Insecure(String),
+    /// Name, connection, TLS or protocol trouble.
+    #[error("{0}")]
+    Exchange(String),
+    /// Not done within [`EXCHANGE_MAX`].
+    #[error("no complete answer within {} seconds", EXCHANGE_MAX.as_secs())]
+    Timeout,
+    /// The answer is longer than [`BODY_MAX`].
+    #[error("the answer is longer than {} KiB", BODY_MAX / 1024)]
+    TooLarge,
+}
+
+/// An answer, body complete.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The status code.
+    pub status: StatusCode,
+    /// The media type without parameters, lower case.
+    pub media_type: Option<String>,
+    /// `Retry-After` (RFC 9110 §10.2.3).
+    pub retry_after: Option<RetryAfter>,
+    /// The body, at most [`BODY_MAX`] octets.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// Whether the body claims to be JSON (`application/json` or a `+json` type).
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.media_type
+            .as_deref()
+            .is_some_and(|m| m == "application/json" || m.ends_with("+json"))
+    }
+}
+
+/// When a server wants to be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// After so long.
+    Delay(Duration),
+    /// At this moment of the wall clock.
+    At(Timestamp),
+}
+
+impl RetryAfter {
+    /// Reads the header's value: seconds or an HTTP-date. Anything else is no wish at all.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        let value = value.trim();
+        if let Ok(seconds) = value.parse::<u64>() {
+            return Some(Self::Delay(Duration::from_secs(seconds)));
+        }
+        let date = jiff::fmt::rfc2822::parse(value).ok()?;
+        Some(Self::At(date.timestamp()))
+    }
+
+    /// How long to wait from `now` on; zero when the moment has passed.
+    #[must_use]
+    pub fn wait(self, now: Timestamp) -> Duration {
+        match self {
+            Self::Delay(delay) => delay,
+            Self::At(moment) => {
+                Duration::try_from(moment.duration_since(now)).unwrap_or(Duration::ZERO)
+            }
+        }
+    }
+}
+
+/// HTTP clients, made when first needed and let go when nobody uses them: reading the system's
+/// trust anchors takes megabytes, and a token is refreshed once an hour.
+///
+/// Clones share them. Requests in flight at the same moment share one client a CA file.
+#[derive(Debug, Clone, Default)]
+pub struct Clients {
+    live: Arc<Mutex<BTreeMap<Trust, Weak<reqwest::Client>>>>,
+}
+
+/// Whom a client trusts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Trust {
+    /// Nobody: a plain connection on this machine, spared the reading of trust anchors.
+    Loopback,
+    /// The system's anchors.
+    System,
+    /// The system's anchors and those of a PEM file.
+    SystemAnd(PathBuf),
+}
+
+/// A client for one destination; keep it over the requests of one conversation.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<reqwest::Client>);
+
+impl Clients {
+    /// A client that may talk to `url`, trusting `ca_file` besides the system's anchors.
+    ///
+    /// # Errors
+    /// [`Error::Insecure`], [`Error::CaFile`], [`Error::Setup`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn client(&self, url: &Url, ca_file: Option<&Path>) -> Result<Client, Error> {
+        let trust = match (url.scheme(), ca_file) {
+            ("https", None) => Trust::System,
+            ("https", Some(file)) => Trust::SystemAnd(file.to_owned()),
+            ("http", _) if is_loopback(url) => Trust::Loopback,
+            _ => return Err(Error::Insecure(url.origin().ascii_serialization())),
+        };
+        if let Some(client) = self.live(&trust) {
+            return Ok(Client(client));
+        }
+        let wanted = trust.clone();
+        // Reads and parses files: some 10 ms.
+        let made = tokio::task::spawn_blocking(move || build(&wanted))
+            .await
+            .map_err(|e| Error::Setup(e.to_string()))??;
+        let made = Arc::new(made);
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.retain(|_, client| client.strong_count() > 0);
+        live.insert(trust, Arc::downgrade(&made));
+        drop(live);
+        Ok(Client(made))
+    }
+
+    fn live(&self, trust: &Trust) -> Option<Arc<reqwest::Client>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.get(trust).and_then(Weak::upgrade)
+    }
+}
+
+impl Client {
+    /// One exchange: the request goes out, the whole answer comes back, whatever its status.
+    ///
+    /// # Errors
+    /// [`Error::Exchange`], [`Error::Timeout`], [`Error::TooLarge`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection; the server may have acted on the request.
+    pub async fn exchange(&self, request: Request) -> Result<Response, Error> {
+        // reqwest's own timeout covers the body too; this one also covers what it might not.
+        tokio::time::timeout(EXCHANGE_MAX, self.exchange_untimed(request))
+            .await
+            .unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn exchange_untimed(&self, request: Request) -> Result<Response, Error> {
+        let mut answer = self.0.execute(request).await.map_err(told)?;
+        let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
+        let media_type = text(header::CONTENT_TYPE)
+            .and_then(|value| value.split(';').next())
+            .map(|value| value.trim().to_ascii_lowercase());
+        let retry_after = text(header::RETRY_AFTER).and_then(RetryAfter::parse);
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(told)? {
+            if body.len() + piece.len() > BODY_MAX {
+                return Err(Error::TooLarge);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(Response {
+            status: answer.status(),
+            media_type,
+            retry_after,
+            body,
+        })
+    }
+}
+
+/// A client that speaks HTTP over a Unix socket, whatever host a URL names. For the control socket:
+/// it sets no time limit, because waiting for a person is one of its jobs.
+///
+/// # Errors
+/// [`Error::Setup`].
+pub fn over_unix_socket(socket: &Path) -> Result<reqwest::Client, Error> {
+    sober()
+        .tls_certs_only([])
+        .unix_socket(socket)
+        .build()
+        .map_err(|e| Error::Setup(chain(&e)))
+}
+
+/// Whether a URL's host is this machine, by its very text: `localhost` or a loopback literal.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// What all clients have in common.
+fn sober() -> ClientBuilder {
+    reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(CONNECT_MAX)
+        .pool_idle_timeout(IDLE_MAX)
+        .pool_max_idle_per_host(1)
+        .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")))
+}
+
+fn build(trust: &Trust) -> Result<reqwest::Client, Error> {
+    let builder = sober().timeout(EXCHANGE_MAX);
+    let builder = match trust {
+        Trust::Loopback => builder.tls_certs_only([]),
+        Trust::System => builder.https_only(true),
+        Trust::SystemAnd(file) => builder
+            .https_only(true)
+            .tls_certs_merge(certificates(file)?),
+    };
+    builder.build().map_err(|e| Error::Setup(chain(&e)))
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, Error> {
+    let wrong = |reason: String| Error::CaFile {
+        path: path.to_owned(),
+        reason,
+    };
+    let pem = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|e| wrong(chain(&e)))?;
+    if found.is_empty() {
+        return Err(wrong("no certificate in it (PEM)".to_owned()));
+    }
+    Ok(found)
+}
+
+/// An error with its causes, without the URL (the caller names the host).
+fn told(error: reqwest::Error) -> Error {
+    if error.is_timeout() {
+        return Error::Timeout;
+    }
+    Error::Exchange(chain(&error.without_url()))
+}
+
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::net::tasks::Tasks;
+
+    /// A server that reads a request, writes `head`, then `piece` again and again, `pause` apart.
+    async fn server(head: &'static str, piece: &'static [u8], pause: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Tasks::new().spawn("test_server", async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(socket.read(&mut request).await.unwrap() > 0);
+            socket.write_all(head.as_bytes()).await.unwrap();
+            while !piece.is_empty() && socket.write_all(piece).await.is_ok() {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        address
+    }
+
+    async fn fetch(address: SocketAddr) -> Result<Response, Error> {
+        let url = Url::parse(&format!("http://{address}/")).unwrap();
+        let client = Clients::default().client(&url, None).await.unwrap();
+        client
+            .exchange(Request::new(reqwest::Method::GET, url))
+            .await
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_cut_at_the_cap() {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 104857600\r\n\r\n";
+        let address = server(head, &[b'x'; 8192], Duration::ZERO).await;
+        assert!(matches!(fetch(address).await, Err(Error::TooLarge)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_drips_is_given_up_in_time() {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
+        let address = server(head, b"x", Duration::from_secs(1)).await;
+        let started = Instant::now();
+        assert!(matches!(fetch(address).await, Err(Error::Timeout)));
+        assert!(started.elapsed() <= EXCHANGE_MAX + Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_not_an_order() {
+        let head = "HTTP/1.1 307 Go\r\nlocation: http://192.0.2.1/\r\nRetry-After: 7\r\n\
+                    Content-Type: Application/JSON; charset=utf-8\r\ncontent-length: 0\r\n\r\n";
+        let address = server(head, b"", Duration::ZERO).await;
+        let answer = fetch(address).await.unwrap();
+        assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
+        assert!(answer.is_json());
+        let seven = RetryAfter::Delay(Duration::from_secs(7));
+        assert_eq!(answer.retry_after, Some(seven));
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_is_spoken_to_in_the_clear() {
+        let clients = Clients::default();
+        for (url, allowed) in [
+            ("http://127.0.0.1:1/", true),
+            ("http://[::1]:1/", true),
+            ("http://localhost/", true),
+            ("http://login.example.com/", false),
+            ("http://localhost.example.com/", false),
+            ("ftp://127.0.0.1/", false),
+        ] {
+            let client = clients.client(&Url::parse(url).unwrap(), None).await;
+            assert_eq!(client.is_ok(), allowed, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ca_file_without_a_certificate_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let url = Url::parse("https://127.0.0.1/").unwrap();
+        let refused = Clients::default().client(&url, Some(file.path())).await;
+        assert!(matches!(refused, Err(Error::CaFile { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "2015-10-21T07:27:30Z".parse().unwrap();
+        for (value, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(30)),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", Some(0)),
+            ("soon", None),
+            ("-5", None),
+        ] {
+            let wait = RetryAfter::parse(value).map(|r| r.wait(now).as_secs());
+            assert_eq!(wait, seconds, "{value}");
+        }
+    }
+}

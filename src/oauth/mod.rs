@@ -3,12 +3,32 @@
 //! Only this module sees a refresh token. One task an account keeps its access token fresh; a
 //! rotated refresh token is sealed and stored before it is used; tokens are never deleted on an
 //! error.
+//!
+//! [`preset`]: what is known of providers · `grant`: the requests · `response`, `error`: what the
+//! answers mean · `state`: when to refresh (pure) · `refresher`: the task an account · `sign_in`:
+//! sign-ins under way · `seal`: tokens at rest · `keeper`: all accounts together.
+
+mod error;
+mod error_table;
+mod grant;
+mod keeper;
+pub mod preset;
+mod refresher;
+mod response;
+mod seal;
+mod sign_in;
+mod state;
+#[cfg(test)]
+mod tests;
+mod vault;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
+
+use vault::Vault;
 
 use crate::{
     clock::Clock, mail::AccountName, net::tasks::Tasks, secret::Secret, store::Store,
@@ -210,7 +230,7 @@ pub enum SignIn {
 /// All accounts' tokens. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Oauth {
-    _private: (),
+    keeper: Arc<keeper::Keeper>,
 }
 
 /// Why the token keeper could not start.
@@ -241,15 +261,27 @@ impl Oauth {
     /// sign-in succeeds.
     ///
     /// # Errors
-    /// [`Error::Key`], [`Error::Store`].
+    /// [`Error::Key`], [`Error::Store`]; [`Error::Account`] for one without a provider profile.
     pub async fn start(
-        _config: Config,
-        _store: Store,
-        _clock: Arc<dyn Clock>,
-        _tasks: Tasks,
-        _metrics: Arc<Metrics>,
+        config: Config,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        todo!()
+        Self::start_on(Vault::Store(store), config, clock, tasks, metrics).await
+    }
+
+    async fn start_on(
+        vault: Vault,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let keeper = Arc::new(keeper::Keeper::new(vault, clock, tasks, metrics));
+        keeper.configure(config).await?;
+        Ok(Self { keeper })
     }
 
     /// Takes a new configuration: unchanged accounts keep their state and tasks, changed ones
@@ -257,85 +289,88 @@ impl Oauth {
     ///
     /// # Errors
     /// As [`Oauth::start`]; the old configuration then stays.
-    pub async fn reconfigure(&self, _config: Config) -> Result<(), Error> {
-        todo!()
+    pub async fn reconfigure(&self, config: Config) -> Result<(), Error> {
+        self.keeper.configure(config).await
     }
 
     /// A live access token; waits for a refresh in flight. Cancel safe.
     ///
     /// # Errors
     /// [`TokenError`], also for accounts that are not configured here.
-    pub async fn access_token(&self, _account: &AccountName) -> Result<AccessToken, TokenError> {
-        todo!()
+    pub async fn access_token(&self, account: &AccountName) -> Result<AccessToken, TokenError> {
+        self.keeper.access_token(account).await
     }
 
     /// A token newer than `stale`, by exactly one refresh however many callers ask: after a 535.
+    /// A second forced refresh within five minutes is refused with [`TokenError::Retrying`]: what
+    /// refuses a new token will refuse a newer one. Cancel safe; the refresh goes on.
     ///
     /// # Errors
     /// [`TokenError`].
     pub async fn refresh_after(
         &self,
-        _account: &AccountName,
-        _stale: u64,
+        account: &AccountName,
+        stale: u64,
     ) -> Result<AccessToken, TokenError> {
-        todo!()
+        self.keeper.refresh_after(account, stale).await
     }
 
     /// Resolves when the account has a token of a generation other than `generation`
     /// (0: has any). For lanes on hold. Cancel safe.
-    pub async fn changed(&self, _account: &AccountName, _generation: u64) {
-        todo!()
+    pub async fn changed(&self, account: &AccountName, generation: u64) {
+        self.keeper.changed(account, generation).await;
     }
 
     /// How the account's token stands; `None` when it needs none or is unknown.
     #[must_use]
-    pub fn status(&self, _account: &AccountName) -> Option<Status> {
-        todo!()
+    pub fn status(&self, account: &AccountName) -> Option<Status> {
+        self.keeper.status(account)
     }
 
-    /// Begins a sign-in. `device`: by device code whatever the account's grant says. A sign-in of
-    /// the same account that was under way is cancelled.
+    /// Begins a sign-in. `device`: by device code whatever the account's grant says (except client
+    /// credentials, which need no person). A sign-in of the same account that was under way is
+    /// cancelled.
     ///
     /// # Errors
     /// [`Error::Account`], [`Error::Provider`].
     pub async fn begin_sign_in(
         &self,
-        _account: &AccountName,
-        _device: bool,
+        account: &AccountName,
+        device: bool,
     ) -> Result<SignIn, Error> {
-        todo!()
+        self.keeper.begin_sign_in(account, device).await
     }
 
     /// Waits until a sign-in has succeeded (token stored), failed or timed out. Cancel safe.
     ///
     /// # Errors
     /// The diagnosis to show.
-    pub async fn sign_in_result(&self, _id: &str) -> Result<(), Diagnosis> {
-        todo!()
+    pub async fn sign_in_result(&self, id: &str) -> Result<(), Diagnosis> {
+        self.keeper.sign_in_result(id).await
     }
 
-    /// The query of a request to the redirect URL (or of a pasted redirect address): checks
-    /// `state` (single use) and `iss` (RFC 9207), redeems the code, stores the token. Returns the
-    /// account that is now signed in.
+    /// The query of a request to the redirect URL (or a pasted redirect address): checks `state`
+    /// (single use) and `iss` (RFC 9207), redeems the code, stores the token. Returns the account
+    /// that is now signed in. Cancel safe: once the `state` is accepted the rest goes on.
     ///
     /// # Errors
     /// The diagnosis to show on the page; nothing is stored.
-    pub async fn callback(&self, _query: &str) -> Result<AccountName, Diagnosis> {
-        todo!()
+    pub async fn callback(&self, query: &str) -> Result<AccountName, Diagnosis> {
+        self.keeper.callback(query).await
     }
 
     /// Forgets the account's tokens, revoking them at the provider where it can (RFC 7009).
     /// `Ok(true)`: the provider confirmed the revocation.
     ///
     /// # Errors
-    /// The store's; revocation trouble is no error.
-    pub async fn sign_out(&self, _account: &AccountName) -> Result<bool, Error> {
-        todo!()
+    /// The store's; revocation trouble is no error. [`Error::Account`] for one unknown here.
+    pub async fn sign_out(&self, account: &AccountName) -> Result<bool, Error> {
+        self.keeper.sign_out(account).await
     }
 
     /// The redirect URLs of all profiles (the console serves their paths).
     #[must_use]
     pub fn redirect_urls(&self) -> Vec<Url> {
-        todo!()
+        self.keeper.redirect_urls()
     }
 }

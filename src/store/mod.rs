@@ -192,6 +192,21 @@ impl Store {
         todo!()
     }
 
+    /// Every sealed token.
+    pub async fn tokens(&self) -> Result<Vec<SealedToken>, Error> {
+        todo!()
+    }
+
+    /// Stores a sealed token durably.
+    pub async fn put_token(&self, _token: SealedToken) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// Deletes an account's sealed token durably.
+    pub async fn delete_token(&self, _account: &AccountName) -> Result<(), Error> {
+        todo!()
+    }
+
     /// Unused yet: names the values so that the skeleton compiles.
     #[doc(hidden)]
     pub fn _uses(_: Message) {}

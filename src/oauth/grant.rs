@@ -1,0 +1,509 @@
+//! The requests of RFC 6749, 8628 and 7009, as the `oauth2` crate forms them, over our own client.
+//!
+//! The crate forgets the HTTP status, `Retry-After` and everything Microsoft adds to an error;
+//! [`Exchange`] keeps them, and lets nothing but JSON through to the parser.
+
+use std::{
+    borrow::Cow,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use oauth2::{
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
+    DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
+    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
+    StandardDeviceAuthorizationResponse, StandardRevocableToken, TokenUrl,
+    basic::{BasicRevocationErrorResponse, BasicTokenIntrospectionResponse},
+    http::{Response, header::CONTENT_TYPE},
+};
+use reqwest::{Method, Request};
+use tokio::sync::Semaphore;
+use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
+
+use super::{
+    Account, ClientAuthentication, Diagnosis, Kind, Provider,
+    error::{self, Failure, Severity},
+    preset,
+    response::{Granted, Refusal},
+};
+use crate::{
+    clock::Clock,
+    mail::AccountName,
+    net::http::{self, Client, Clients, RetryAfter},
+    secret::Secret,
+};
+
+/// Token requests in flight over all accounts: a start with a thousand expired tokens must neither
+/// flood a provider nor hold a thousand answers in memory.
+const REQUESTS_MAX: usize = 16;
+
+/// Waits between device polls grow to this while the provider cannot be reached (RFC 8628 §3.5).
+const POLL_BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// No poll sooner than this after the one before, whatever interval is asked for.
+const POLL_MIN: Duration = Duration::from_secs(1);
+
+/// An account with its provider profile: all that a request needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Profile {
+    pub(super) name: AccountName,
+    pub(super) provider_name: String,
+    pub(super) provider: Provider,
+    pub(super) account: Account,
+}
+
+impl Profile {
+    /// The scope of requests without a person.
+    pub(super) fn unattended_scope(&self) -> Cow<'_, str> {
+        let provider = &self.provider;
+        match self.account.grant {
+            super::Grant::ClientCredentials => Cow::Owned(preset::credentials_scope(
+                provider.kind,
+                &provider.scope,
+                &provider.refresh_scope,
+            )),
+            super::Grant::AuthorizationCode | super::Grant::DeviceCode => {
+                Cow::Borrowed(&provider.refresh_scope)
+            }
+        }
+    }
+
+    /// A diagnosis about this account.
+    pub(super) fn diagnosis(&self, reason: impl Into<String>, remedy: &str) -> Diagnosis {
+        Diagnosis {
+            reason: reason.into(),
+            remedy: remedy.replace("ACCOUNT", self.name.as_str()),
+        }
+    }
+
+    pub(super) fn judge(&self, status: u16, refusal: &Refusal) -> Box<Failure> {
+        let mut failure = error::judge(status, refusal, &self.name);
+        if self.provider.kind == Kind::Google && refusal.error == "invalid_grant" {
+            // Said nowhere in the answer, and the most common cause of a sign-in that dies.
+            failure.diagnosis.remedy.push_str(
+                "; if it happens every 7 days, publish the consent screen (it is in testing)",
+            );
+        }
+        failure
+    }
+}
+
+/// A client of the crate with a token endpoint.
+type Endpoint = oauth2::Client<
+    Refusal,
+    Granted,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointSet,
+>;
+
+fn endpoint(provider: &Provider) -> Endpoint {
+    let client = oauth2::Client::new(ClientId::new(provider.client_id.clone()))
+        .set_token_uri(TokenUrl::from_url(provider.token_url.clone()));
+    let secret = || provider.client_secret.as_ref().map(Secret::expose);
+    let (style, secret) = match provider.client_authentication {
+        ClientAuthentication::Basic => (AuthType::BasicAuth, secret()),
+        ClientAuthentication::Post => (AuthType::RequestBody, secret()),
+        ClientAuthentication::None => (AuthType::RequestBody, None),
+    };
+    let client = client.set_auth_type(style);
+    match secret {
+        Some(secret) => client.set_client_secret(ClientSecret::new(secret.to_owned())),
+        None => client,
+    }
+}
+
+/// The authorization request (RFC 6749 §4.1.1) with PKCE (RFC 7636). `None`: the profile has no
+/// authorization URL.
+pub(super) fn authorization_url(
+    profile: &Profile,
+    state: &CsrfToken,
+    challenge: PkceCodeChallenge,
+) -> Option<Url> {
+    let provider = &profile.provider;
+    let url = AuthUrl::from_url(provider.authorization_url.clone()?);
+    let client = endpoint(provider).set_auth_uri(url);
+    let mut request = client
+        .authorize_url(|| state.clone())
+        .set_redirect_uri(Cow::Owned(RedirectUrl::from_url(
+            provider.redirect_url.clone(),
+        )))
+        .set_pkce_challenge(challenge);
+    if !provider.scope.is_empty() {
+        request = request.add_scope(Scope::new(provider.scope.clone()));
+    }
+    if !profile.account.mailbox.is_empty() {
+        request = request.add_extra_param("login_hint", profile.account.mailbox.as_str());
+    }
+    for (name, value) in preset::authorize_parameters(provider.kind) {
+        request = request.add_extra_param(*name, *value);
+    }
+    Some(request.url().0)
+}
+
+/// Sends requests for all accounts. Clones share clients and the limit on requests in flight.
+#[derive(Debug, Clone)]
+pub(super) struct Grants {
+    clients: Clients,
+    clock: Arc<dyn Clock>,
+    gate: Arc<Semaphore>,
+}
+
+impl Grants {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clients: Clients::default(),
+            clock,
+            gate: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        }
+    }
+
+    /// RFC 6749 §6.
+    pub(super) async fn refresh(
+        &self,
+        profile: &Profile,
+        token: &Secret,
+    ) -> Result<Granted, Box<Failure>> {
+        let exchange = self.exchange(profile, &profile.provider.token_url).await?;
+        let _permit = self.gate.acquire().await;
+        let client = endpoint(&profile.provider);
+        let token = RefreshToken::new(token.expose().to_owned());
+        let mut request = client.exchange_refresh_token(&token);
+        let scope = profile.unattended_scope();
+        if !scope.is_empty() {
+            request = request.add_scope(Scope::new(scope.into_owned()));
+        }
+        let answer = request.request_async(&exchange).await;
+        exchange.usable(answer)
+    }
+
+    /// RFC 6749 §4.4.
+    pub(super) async fn client_credentials(
+        &self,
+        profile: &Profile,
+    ) -> Result<Granted, Box<Failure>> {
+        let exchange = self.exchange(profile, &profile.provider.token_url).await?;
+        let _permit = self.gate.acquire().await;
+        let client = endpoint(&profile.provider);
+        let mut request = client.exchange_client_credentials();
+        let scope = profile.unattended_scope();
+        if !scope.is_empty() {
+            request = request.add_scope(Scope::new(scope.into_owned()));
+        }
+        let answer = request.request_async(&exchange).await;
+        exchange.usable(answer)
+    }
+
+    /// RFC 6749 §4.1.3 with the verifier of RFC 7636.
+    pub(super) async fn redeem(
+        &self,
+        profile: &Profile,
+        code: String,
+        verifier: PkceCodeVerifier,
+    ) -> Result<Granted, Box<Failure>> {
+        let provider = &profile.provider;
+        let exchange = self.exchange(profile, &provider.token_url).await?;
+        let client = endpoint(provider);
+        let mut request = client
+            .exchange_code(AuthorizationCode::new(code))
+            .set_redirect_uri(Cow::Owned(RedirectUrl::from_url(
+                provider.redirect_url.clone(),
+            )))
+            .set_pkce_verifier(verifier);
+        if preset::redeems_part(provider.kind, &provider.scope, &provider.refresh_scope) {
+            request = request.add_extra_param("scope", provider.refresh_scope.as_str());
+        }
+        let answer = request.request_async(&exchange).await;
+        exchange.usable(answer)
+    }
+
+    /// RFC 8628 §3.1. `None`: the profile has no device authorization URL.
+    pub(super) async fn begin_device(
+        &self,
+        profile: &Profile,
+    ) -> Option<Result<StandardDeviceAuthorizationResponse, Box<Failure>>> {
+        let provider = &profile.provider;
+        let url = provider.device_authorization_url.as_ref()?;
+        let exchange = match self.exchange(profile, url).await {
+            Ok(exchange) => exchange,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let client = endpoint(provider)
+            .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url.clone()));
+        let mut request = client.exchange_device_code();
+        if !provider.scope.is_empty() {
+            request = request.add_scope(Scope::new(provider.scope.clone()));
+        }
+        let answer = request.request_async(&exchange).await;
+        Some(answer.map_err(|error| exchange.failure(error)))
+    }
+
+    /// RFC 8628 §3.4: asks until the person has decided or `patience` is over.
+    pub(super) async fn poll_device(
+        &self,
+        profile: &Profile,
+        begun: &StandardDeviceAuthorizationResponse,
+        patience: Duration,
+    ) -> Result<Granted, Box<Failure>> {
+        let mut exchange = self.exchange(profile, &profile.provider.token_url).await?;
+        exchange.polling = true;
+        let client = endpoint(&profile.provider);
+        let request = client
+            .exchange_device_access_token(begun)
+            .set_max_backoff_interval(POLL_BACKOFF_MAX)
+            .request_async(
+                &exchange,
+                |pause: Duration| tokio::time::sleep(pause.max(POLL_MIN)),
+                Some(patience),
+            );
+        // The crate judges by the wall clock, which may jump.
+        let Ok(answer) = tokio::time::timeout(patience, request).await else {
+            return Err(profile.judge(400, &Refusal::new("expired_token", None)));
+        };
+        exchange.usable(answer)
+    }
+
+    /// RFC 7009. Whether the provider confirmed it; false too where it has no such endpoint.
+    pub(super) async fn revoke(&self, profile: &Profile, token: &Secret) -> bool {
+        let provider = &profile.provider;
+        let Some(url) = &provider.revocation_url else {
+            return false;
+        };
+        let Ok(client) = self.clients.client(url, provider.ca_file.as_deref()).await else {
+            return false;
+        };
+        // The crate refuses a plain URL even on this machine.
+        let request = revocation(provider, url, token);
+        let answer = client.exchange(request).await;
+        answer.is_ok_and(|answer| answer.status.is_success())
+    }
+
+    async fn exchange<'p>(
+        &self,
+        profile: &'p Profile,
+        url: &Url,
+    ) -> Result<Exchange<'p>, Box<Failure>> {
+        let ca_file = profile.provider.ca_file.as_deref();
+        let client = self.clients.client(url, ca_file).await;
+        let client = client.map_err(|error| error::trouble("unreachable", error.to_string()))?;
+        Ok(Exchange {
+            profile,
+            client,
+            clock: Arc::clone(&self.clock),
+            polling: false,
+            seen: Mutex::default(),
+        })
+    }
+}
+
+fn revocation(provider: &Provider, url: &Url, token: &Secret) -> Request {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("token", token.expose());
+    let mut request = Request::new(Method::POST, url.clone());
+    let secret = provider.client_secret.as_ref().map(Secret::expose);
+    match (provider.client_authentication, secret) {
+        (ClientAuthentication::Basic, Some(secret)) => {
+            // RFC 6749 §2.3.1: both parts are form-encoded first.
+            let encoded = |text: &str| -> String {
+                form_urlencoded::byte_serialize(text.as_bytes()).collect()
+            };
+            let pair = format!("{}:{}", encoded(&provider.client_id), encoded(secret));
+            let value = format!("Basic {}", base64::Engine::encode(&BASE64, pair));
+            if let Ok(value) = value.parse() {
+                request
+                    .headers_mut()
+                    .insert(reqwest::header::AUTHORIZATION, value);
+            }
+        }
+        (ClientAuthentication::Post, Some(secret)) => {
+            form.append_pair("client_id", &provider.client_id);
+            form.append_pair("client_secret", secret);
+        }
+        (ClientAuthentication::None, _) | (_, None) => {
+            form.append_pair("client_id", &provider.client_id);
+        }
+    }
+    let form_type = reqwest::header::HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers_mut().insert(CONTENT_TYPE, form_type);
+    *request.body_mut() = Some(form.finish().into());
+    request
+}
+
+/// Form fields that no log may show.
+const SECRET_FIELDS: [&str; 5] = [
+    "refresh_token",
+    "code",
+    "code_verifier",
+    "device_code",
+    "client_secret",
+];
+
+const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::STANDARD;
+
+/// The crate's HTTP client for one grant, which remembers what the crate forgets.
+#[derive(Debug)]
+struct Exchange<'p> {
+    profile: &'p Profile,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    /// Polling for a device: transient refusals are trouble on the way, so that polling goes on.
+    polling: bool,
+    seen: Mutex<Seen>,
+}
+
+/// What the last answer said besides its body.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    status: u16,
+    retry_after: Option<RetryAfter>,
+    refusal: Option<Refusal>,
+}
+
+/// Why the crate gets no answer to parse.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    #[error("the provider answered HTTP {0} with something other than JSON")]
+    Form(u16),
+    #[error("the provider answered HTTP {0}")]
+    Busy(u16),
+    #[error("request")]
+    Request(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<'c> AsyncHttpClient<'c> for Exchange<'_> {
+    type Error = Unanswered;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Unanswered>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(self.ask(request))
+    }
+}
+
+impl Exchange<'_> {
+    async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, Unanswered> {
+        self.remember(Seen::default());
+        let secrets = self.secrets(request.body());
+        let request = Request::try_from(request).map_err(|e| Unanswered::Request(Box::new(e)))?;
+        let answer = self.client.exchange(request).await?;
+        let status = answer.status.as_u16();
+        let mut seen = Seen {
+            status,
+            retry_after: answer.retry_after,
+            refusal: None,
+        };
+        let read = self.read(&answer, &mut seen, &secrets);
+        self.remember(seen);
+        read?;
+        Response::builder()
+            .status(answer.status)
+            .header(CONTENT_TYPE, "application/json")
+            .body(answer.body)
+            .map_err(|e| Unanswered::Request(Box::new(e)))
+    }
+
+    /// What a request carries in confidence.
+    fn secrets(&self, form: &[u8]) -> Vec<Zeroizing<String>> {
+        let secret = self.profile.provider.client_secret.as_ref();
+        let known = secret.map(|secret| Zeroizing::new(secret.expose().to_owned()));
+        let sent = form_urlencoded::parse(form)
+            .filter(|(name, _)| SECRET_FIELDS.contains(&name.as_ref()))
+            .map(|(_, value)| Zeroizing::new(value.into_owned()));
+        known.into_iter().chain(sent).collect()
+    }
+
+    fn read(
+        &self,
+        answer: &http::Response,
+        seen: &mut Seen,
+        secrets: &[Zeroizing<String>],
+    ) -> Result<(), Unanswered> {
+        let status = seen.status;
+        if !answer.is_json() {
+            return Err(Unanswered::Form(status));
+        }
+        if status == 200 {
+            return Ok(());
+        }
+        let mut refusal: Refusal =
+            serde_json::from_slice(&answer.body).map_err(|_| Unanswered::Form(status))?;
+        refusal.blot(secrets);
+        let severity = self.profile.judge(status, &refusal).severity;
+        let asked_to_wait = matches!(
+            refusal.error.as_str(),
+            "authorization_pending" | "slow_down"
+        );
+        let busy = self.polling && severity == Severity::Transient && !asked_to_wait;
+        seen.refusal = Some(refusal);
+        if busy {
+            Err(Unanswered::Busy(status))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn remember(&self, seen: Seen) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    /// The answer, if it is of use.
+    fn usable<E: oauth2::ErrorResponse + 'static>(
+        &self,
+        answer: Result<Granted, RequestTokenError<Unanswered, E>>,
+    ) -> Result<Granted, Box<Failure>> {
+        let granted = answer.map_err(|error| self.failure(error))?;
+        granted.check().map_err(|unusable| {
+            error::trouble(
+                "unusable",
+                format!("the provider's answer cannot be used: {unusable}"),
+            )
+        })?;
+        Ok(granted)
+    }
+
+    fn failure<E: oauth2::ErrorResponse + 'static>(
+        &self,
+        error: RequestTokenError<Unanswered, E>,
+    ) -> Box<Failure> {
+        let seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut failure = match (error, &seen.refusal) {
+            (_, Some(refusal)) => self.profile.judge(seen.status, refusal),
+            (RequestTokenError::Request(Unanswered::Http(error)), None) => error::trouble(
+                "unreachable",
+                format!("the provider cannot be reached: {error}"),
+            ),
+            (RequestTokenError::Request(error), None) => {
+                error::trouble(&format!("http_{}", seen.status), error.to_string())
+            }
+            // The crate's texts may quote the body, and a body may hold a token.
+            (
+                RequestTokenError::ServerResponse(_)
+                | RequestTokenError::Parse(..)
+                | RequestTokenError::Other(_),
+                None,
+            ) => error::trouble(
+                "unreadable",
+                format!(
+                    "the provider's answer (HTTP {}) is not a token response",
+                    seen.status
+                ),
+            ),
+        };
+        failure.retry_after = seen.retry_after.map(|wish| wish.wait(self.clock.now()));
+        failure
+    }
+}

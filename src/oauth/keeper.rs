@@ -1,0 +1,514 @@
+//! All accounts together: who refreshes which, sign-ins under way, changes of configuration.
+//!
+//! Holds no token itself; each account's refresher owns them. The locks here are held for lookups
+//! alone, never over an await.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use oauth2::{PkceCodeChallenge, StandardDeviceAuthorizationResponse};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use url::Url;
+
+use super::{
+    AccessToken, Config, Diagnosis, Error, Grant, Key, SignIn, Status, TokenError,
+    grant::{Grants, Profile, authorization_url},
+    refresher::{self, Beginning, Command, Handle, Parts, Serve},
+    response::Granted,
+    seal::Sealer,
+    sign_in::{self, BROWSER_PATIENCE, Begun, Browser, SignIns},
+    vault::Vault,
+};
+use crate::{
+    clock::Clock, mail::AccountName, net::tasks::Tasks, store::SealedToken, telemetry::Metrics,
+};
+
+/// A device code is polled no longer than this, whatever its announced life.
+const DEVICE_PATIENCE_MAX: Duration = Duration::from_secs(3600);
+
+/// How long a fetch without a person may take before the one who waits is told.
+const UNATTENDED_PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    parts: Parts,
+    tasks: Tasks,
+    accounts: Mutex<Accounts>,
+    sign_ins: Mutex<SignIns>,
+    /// Rises with each change of configuration, for those who wait for an account to appear.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Accounts {
+    handles: BTreeMap<AccountName, Handle>,
+    /// Refreshers told to stop, which may still be storing a token: a new one of the same name
+    /// waits for them.
+    retired: BTreeMap<AccountName, mpsc::Sender<Command>>,
+    sealer: Option<Arc<Sealer>>,
+    redirect_urls: Vec<Url>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        vault: Vault,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            parts: Parts {
+                grants: Grants::new(Arc::clone(&clock)),
+                vault,
+                clock,
+                metrics,
+                generations: Arc::default(),
+            },
+            tasks,
+            accounts: Mutex::default(),
+            sign_ins: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sign_ins(&self) -> MutexGuard<'_, SignIns> {
+        self.sign_ins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, account: &AccountName) -> Option<Handle> {
+        self.accounts().handles.get(account).cloned()
+    }
+
+    pub(super) async fn configure(&self, config: Config) -> Result<(), Error> {
+        let profiles = profiles(&config)?;
+        let key: Key = config.key;
+        // Reads, and at first start writes, a file.
+        let sealer = tokio::task::spawn_blocking(move || Sealer::from_key(&key))
+            .await
+            .map_err(|error| Error::Account(error.to_string()))??;
+        let mut stored: BTreeMap<AccountName, SealedToken> = BTreeMap::new();
+        for token in self.parts.vault.tokens().await? {
+            stored.insert(token.account.clone(), token);
+        }
+        let urls = config
+            .providers
+            .into_values()
+            .map(|provider| provider.redirect_url);
+        let told = self
+            .accounts()
+            .change(profiles, Arc::new(sealer), |beginning| {
+                let Start {
+                    profile,
+                    sealer,
+                    predecessor,
+                } = beginning;
+                let stored = stored.remove(&profile.name);
+                let beginning = Beginning {
+                    stored,
+                    predecessor,
+                };
+                let tasks = self.tasks.child();
+                refresher::start(self.parts.clone(), profile, sealer, beginning, &tasks)
+            });
+        let mut redirect_urls: Vec<Url> = urls.collect();
+        redirect_urls.sort();
+        redirect_urls.dedup();
+        self.accounts().redirect_urls = redirect_urls;
+        let current = self.accounts().handles.clone();
+        self.sign_ins().keep(|profile| {
+            current
+                .get(&profile.name)
+                .is_some_and(|handle| *handle.profile == *profile)
+        });
+        for (commands, command) in told {
+            // A refresher that has ended needs no configuration.
+            drop(commands.send(command).await);
+        }
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    pub(super) async fn access_token(
+        &self,
+        account: &AccountName,
+    ) -> Result<AccessToken, TokenError> {
+        let handle = self.handle(account).ok_or_else(|| not_ours(account))?;
+        let mut view = handle.view.clone();
+        loop {
+            let wall = self.parts.clock.now();
+            let served = view.borrow_and_update().serve(Instant::now(), wall);
+            match served {
+                Serve::Token(token) => return Ok(token),
+                Serve::Refused(error) => return Err(error),
+                Serve::Wait => {}
+                Serve::Wake(generation) => {
+                    let command = Command::Wake { generation };
+                    handle
+                        .commands
+                        .send(command)
+                        .await
+                        .map_err(|_| stopping())?;
+                }
+            }
+            view.changed().await.map_err(|_| stopping())?;
+        }
+    }
+
+    pub(super) async fn refresh_after(
+        &self,
+        account: &AccountName,
+        stale: u64,
+    ) -> Result<AccessToken, TokenError> {
+        let handle = self.handle(account).ok_or_else(|| not_ours(account))?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Force { stale, reply };
+        handle
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    pub(super) async fn changed(&self, account: &AccountName, generation: u64) {
+        let mut changes = self.changes.subscribe();
+        // A token that cannot be had is no news, or a lane on hold would turn in a circle.
+        let news = |view: &refresher::View| match view.serve(Instant::now(), self.parts.clock.now())
+        {
+            Serve::Token(token) => token.generation != generation,
+            Serve::Wake(overdue) => overdue != generation,
+            Serve::Refused(_) | Serve::Wait => false,
+        };
+        loop {
+            let appeared = async {
+                match self.handle(account) {
+                    Some(mut handle) => handle.view.wait_for(news).await.is_ok(),
+                    None => false,
+                }
+            };
+            let ended = tokio::select! {
+                // Else the account is unknown, or its refresher ended: only a change helps.
+                true = appeared => return,
+                ended = changes.changed() => ended,
+            };
+            if ended.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn status(&self, account: &AccountName) -> Option<Status> {
+        let handle = self.handle(account)?;
+        let status = handle.view.borrow().status(Instant::now());
+        Some(status)
+    }
+
+    pub(super) fn redirect_urls(&self) -> Vec<Url> {
+        self.accounts().redirect_urls.clone()
+    }
+
+    pub(super) async fn sign_out(&self, account: &AccountName) -> Result<bool, Error> {
+        let handle = self.handle(account).ok_or_else(|| needs_none(account))?;
+        let (reply, answer) = oneshot::channel();
+        let gone = || Error::Account(stopping().to_string());
+        let command = Command::SignOut { reply };
+        handle.commands.send(command).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn begin_sign_in(
+        self: &Arc<Self>,
+        account: &AccountName,
+        device: bool,
+    ) -> Result<SignIn, Error> {
+        let handle = self.handle(account).ok_or_else(|| needs_none(account))?;
+        match (handle.profile.account.grant, device) {
+            (Grant::ClientCredentials, _) => Ok(self.begin_unattended(handle)),
+            (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
+                self.begin_device(handle).await
+            }
+            (Grant::AuthorizationCode, false) => self.begin_browser(&handle.profile),
+        }
+    }
+
+    fn begin_browser(&self, profile: &Arc<Profile>) -> Result<SignIn, Error> {
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let browser = Browser::new(verifier);
+        let url = authorization_url(profile, &browser.state, challenge).ok_or_else(|| {
+            Error::Provider(profile.diagnosis(
+                "the provider profile has no authorization_url",
+                "set it, or choose another grant for the account",
+            ))
+        })?;
+        let begun = self
+            .sign_ins()
+            .begin(profile, BROWSER_PATIENCE, Some(browser));
+        Ok(SignIn::Browser {
+            id: begun.id,
+            url: url.into(),
+        })
+    }
+
+    async fn begin_device(self: &Arc<Self>, handle: Handle) -> Result<SignIn, Error> {
+        let profile = Arc::clone(&handle.profile);
+        let answer = self
+            .parts
+            .grants
+            .begin_device(&profile)
+            .await
+            .ok_or_else(|| {
+                Error::Provider(profile.diagnosis(
+                    "the provider profile has no device_authorization_url",
+                    "sign in by browser instead: gatepost login ACCOUNT --no-browser",
+                ))
+            })?;
+        let begun_there = answer.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
+        let patience = begun_there.expires_in().min(DEVICE_PATIENCE_MAX);
+        let begun = self.sign_ins().begin(&profile, patience, None);
+        let sign_in = SignIn::Device {
+            id: begun.id.clone(),
+            verification_uri: begun_there.verification_uri().to_string(),
+            verification_uri_complete: begun_there
+                .verification_uri_complete()
+                .map(|uri| uri.secret().clone()),
+            user_code: begun_there.user_code().secret().clone(),
+            expires_at: self.in_future(patience),
+        };
+        let keeper = Arc::clone(self);
+        self.tasks.spawn("device_sign_in", async move {
+            keeper
+                .poll_device(handle, begun, begun_there, patience)
+                .await;
+        });
+        Ok(sign_in)
+    }
+
+    async fn poll_device(
+        &self,
+        handle: Handle,
+        begun: Begun,
+        begun_there: StandardDeviceAuthorizationResponse,
+        patience: Duration,
+    ) {
+        let profile = Arc::clone(&handle.profile);
+        let polled = self
+            .parts
+            .grants
+            .poll_device(&profile, &begun_there, patience);
+        let granted = tokio::select! {
+            () = begun.cancelled.cancelled() => return,
+            () = self.tasks.stopped() => return,
+            granted = polled => granted,
+        };
+        let result = match granted {
+            Ok(granted) => self.adopt(&profile, granted).await,
+            Err(failure) => Err(sign_in::told(*failure)),
+        };
+        self.settle(&begun.id, &profile, result);
+    }
+
+    fn begin_unattended(self: &Arc<Self>, handle: Handle) -> SignIn {
+        let profile = Arc::clone(&handle.profile);
+        let begun = self.sign_ins().begin(&profile, UNATTENDED_PATIENCE, None);
+        let id = begun.id.clone();
+        let keeper = Arc::clone(self);
+        self.tasks.spawn("unattended_sign_in", async move {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Fetch { reply };
+            let result = match handle.commands.send(command).await {
+                Ok(()) => answer.await.unwrap_or_else(|_| Err(stopped())),
+                Err(_) => Err(stopped()),
+            };
+            keeper.settle(&begun.id, &profile, result);
+        });
+        SignIn::Unattended { id }
+    }
+
+    pub(super) async fn sign_in_result(&self, id: &str) -> Result<(), Diagnosis> {
+        let waiter = self.sign_ins().waiter(id);
+        let (mut outcome, deadline) = waiter.ok_or_else(sign_in::unknown)?;
+        let ended = tokio::time::timeout_at(deadline, outcome.wait_for(Option::is_some)).await;
+        match ended {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(sign_in::unknown())),
+            Ok(Err(_)) => Err(sign_in::unknown()),
+            Err(_) => Err(sign_in::timed_out()),
+        }
+    }
+
+    pub(super) async fn callback(self: &Arc<Self>, query: &str) -> Result<AccountName, Diagnosis> {
+        let returned = self.sign_ins().returned(query)?;
+        let account = returned.profile.name.clone();
+        let (reply, answer) = oneshot::channel();
+        let keeper = Arc::clone(self);
+        // A task of its own: a browser that leaves now must not lose a code already redeemed.
+        self.tasks.spawn("browser_sign_in", async move {
+            let profile = returned.profile;
+            let result = match returned.code {
+                Ok(code) => keeper.redeem(&profile, code, returned.verifier).await,
+                Err(diagnosis) => Err(diagnosis),
+            };
+            keeper.settle(&returned.id, &profile, result.clone());
+            drop(reply.send(result));
+        });
+        answer.await.unwrap_or_else(|_| Err(stopped()))?;
+        Ok(account)
+    }
+
+    async fn redeem(
+        &self,
+        profile: &Arc<Profile>,
+        code: String,
+        verifier: oauth2::PkceCodeVerifier,
+    ) -> Result<(), Diagnosis> {
+        let granted = self.parts.grants.redeem(profile, code, verifier).await;
+        self.adopt(profile, granted.map_err(|failure| sign_in::told(*failure))?)
+            .await
+    }
+
+    /// Hands what a sign-in brought to the account's refresher, if the account is still the one
+    /// that was signed in.
+    async fn adopt(&self, profile: &Arc<Profile>, granted: Granted) -> Result<(), Diagnosis> {
+        refresher::check_sign_in(profile, &granted).map_err(|failure| sign_in::told(*failure))?;
+        let handle = self.handle(&profile.name);
+        let Some(handle) = handle.filter(|handle| handle.profile == *profile) else {
+            return Err(profile.diagnosis(
+                "the configuration of this account changed meanwhile",
+                "begin again: gatepost login ACCOUNT",
+            ));
+        };
+        let (reply, answer) = oneshot::channel();
+        let granted = Box::new(granted);
+        let command = Command::Adopt { granted, reply };
+        handle.commands.send(command).await.map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn settle(&self, id: &str, profile: &Profile, result: Result<(), Diagnosis>) {
+        let (account, provider) = (&profile.name, &profile.provider_name);
+        match &result {
+            Ok(()) => tracing::info!(event = "signed_in", %account, %provider),
+            Err(diagnosis) => {
+                tracing::warn!(event = "sign_in_failed", %account, %provider, reason = %diagnosis);
+            }
+        }
+        self.sign_ins().settle(id, result);
+    }
+
+    fn in_future(&self, span: Duration) -> Timestamp {
+        let now = self.parts.clock.now();
+        let span = SignedDuration::try_from(span).unwrap_or_default();
+        now.saturating_add(span).unwrap_or(now)
+    }
+}
+
+/// What a new refresher needs.
+struct Start {
+    profile: Arc<Profile>,
+    sealer: Arc<Sealer>,
+    predecessor: Option<mpsc::Sender<Command>>,
+}
+
+impl Accounts {
+    /// Brings the refreshers in line with `profiles`; returns what to tell those that go on.
+    fn change(
+        &mut self,
+        profiles: BTreeMap<AccountName, Profile>,
+        sealer: Arc<Sealer>,
+        mut start: impl FnMut(Start) -> Handle,
+    ) -> Vec<(mpsc::Sender<Command>, Command)> {
+        let mut told = Vec::new();
+        self.retired.retain(|_, commands| !commands.is_closed());
+        let gone = |name: &AccountName| !profiles.contains_key(name);
+        let removed: Vec<AccountName> = self.handles.keys().filter(|n| gone(n)).cloned().collect();
+        for name in removed {
+            if let Some(handle) = self.handles.remove(&name) {
+                handle.tasks.stop();
+                self.retired.insert(name, handle.commands);
+            }
+        }
+        let same_key = self.sealer.as_ref() == Some(&sealer);
+        for (name, profile) in profiles {
+            match self.handles.get_mut(&name) {
+                Some(handle) if same_key && *handle.profile == profile => {}
+                Some(handle) => {
+                    handle.profile = Arc::new(profile);
+                    let profile = Arc::clone(&handle.profile);
+                    let sealer = Arc::clone(&sealer);
+                    told.push((
+                        handle.commands.clone(),
+                        Command::Configure { profile, sealer },
+                    ));
+                }
+                None => {
+                    let predecessor = self.retired.remove(&name);
+                    let sealer = Arc::clone(&sealer);
+                    let profile = Arc::new(profile);
+                    let handle = start(Start {
+                        profile,
+                        sealer,
+                        predecessor,
+                    });
+                    self.handles.insert(name, handle);
+                }
+            }
+        }
+        self.sealer = Some(sealer);
+        told
+    }
+}
+
+fn profiles(config: &Config) -> Result<BTreeMap<AccountName, Profile>, Error> {
+    let mut profiles = BTreeMap::new();
+    for (name, account) in &config.accounts {
+        let provider = config.providers.get(&account.provider).ok_or_else(|| {
+            Error::Account(format!(
+                "account {name} names the provider {}, which does not exist",
+                account.provider
+            ))
+        })?;
+        let profile = Profile {
+            name: name.clone(),
+            provider_name: account.provider.clone(),
+            provider: provider.clone(),
+            account: account.clone(),
+        };
+        profiles.insert(name.clone(), profile);
+    }
+    Ok(profiles)
+}
+
+fn not_ours(account: &AccountName) -> TokenError {
+    TokenError::SignInNeeded(Diagnosis {
+        reason: format!("the account {account} has no OAuth provider"),
+        remedy: "set its provider in the configuration".to_owned(),
+    })
+}
+
+fn needs_none(account: &AccountName) -> Error {
+    Error::Account(format!(
+        "there is no account {account} that signs in at an OAuth provider; see: gatepost accounts"
+    ))
+}
+
+fn stopped() -> Diagnosis {
+    Diagnosis {
+        reason: "gatepost is stopping".to_owned(),
+        remedy: "try again when it is up".to_owned(),
+    }
+}
+
+fn stopping() -> TokenError {
+    TokenError::Retrying(stopped())
+}

@@ -1,0 +1,91 @@
+//! How an account stands, as everyone may see it, and what someone gets who wants a token. Pure.
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::oauth::{AccessToken, Diagnosis, State, Status, TokenError, error::Severity, state};
+
+/// An access token that may still live.
+#[derive(Debug, Clone)]
+pub(in crate::oauth) struct Live {
+    pub(in crate::oauth) token: AccessToken,
+    pub(in crate::oauth) ends: Instant,
+    pub(in crate::oauth) expires_at: Timestamp,
+}
+
+/// How an account stands, as everyone may see it.
+#[derive(Debug, Clone)]
+pub(in crate::oauth) struct View {
+    pub(in crate::oauth) token: Option<Live>,
+    pub(in crate::oauth) trouble: Option<(Severity, Diagnosis)>,
+    /// A request is under way (or the task has not looked yet).
+    pub(in crate::oauth) busy: bool,
+    pub(in crate::oauth) last_refresh_at: Option<Timestamp>,
+}
+
+/// What [`View::serve`] says to someone who wants a token.
+#[derive(Debug)]
+pub(in crate::oauth) enum Serve {
+    Token(AccessToken),
+    Refused(TokenError),
+    /// A request is under way.
+    Wait,
+    /// The token's end has come on one of the clocks and the refresher has not noticed: the
+    /// machine slept, or the wall clock jumped.
+    Wake(u64),
+}
+
+impl View {
+    pub(in crate::oauth) fn new() -> Self {
+        Self {
+            token: None,
+            trouble: None,
+            busy: true,
+            last_refresh_at: None,
+        }
+    }
+
+    /// What someone gets who wants a token now.
+    pub(in crate::oauth) fn serve(&self, now: Instant, wall: Timestamp) -> Serve {
+        let transient = match &self.trouble {
+            Some((Severity::Mend | Severity::SignIn, diagnosis)) => {
+                return Serve::Refused(TokenError::SignInNeeded(diagnosis.clone()));
+            }
+            Some((Severity::Transient, diagnosis)) => Some(diagnosis),
+            None => None,
+        };
+        let overdue = match &self.token {
+            Some(live) if live.ends > now + state::MARGIN => {
+                // A wall clock that says otherwise is believed for one refresh; if that fails, the
+                // token serves to its end on the clock that cannot jump.
+                if transient.is_some() || wall < live.expires_at {
+                    return Serve::Token(live.token.clone());
+                }
+                Some(live.token.generation)
+            }
+            Some(live) => Some(live.token.generation),
+            None => None,
+        };
+        match (self.busy, transient, overdue) {
+            (true, _, _) | (false, None, None) => Serve::Wait,
+            (false, Some(diagnosis), _) => Serve::Refused(TokenError::Retrying(diagnosis.clone())),
+            (false, None, Some(generation)) => Serve::Wake(generation),
+        }
+    }
+
+    /// The account's status for people.
+    pub(in crate::oauth) fn status(&self, now: Instant) -> Status {
+        let live = self.token.as_ref().is_some_and(|live| live.ends > now);
+        Status {
+            state: match &self.trouble {
+                Some((Severity::Mend | Severity::SignIn, _)) => State::SignInNeeded,
+                Some((Severity::Transient, _)) => State::Retrying,
+                None if live => State::Ready,
+                None => State::Refreshing,
+            },
+            diagnosis: self.trouble.as_ref().map(|trouble| trouble.1.clone()),
+            token_expires_at: self.token.as_ref().map(|live| live.expires_at),
+            last_refresh_at: self.last_refresh_at,
+        }
+    }
+}

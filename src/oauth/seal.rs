@@ -1,0 +1,402 @@
+//! Tokens at rest: XChaCha20-Poly1305 under one key, bound to account and version.
+//!
+//! A sealed record is `format (1) | version (8, big endian) | nonce (24) | ciphertext and tag`; the
+//! seal also covers the account's name and the version, so that a record cannot be moved to another
+//! account nor an old one passed off as the current one.
+
+use std::{
+    io::{ErrorKind, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use base64::{Engine as _, engine::general_purpose};
+use chacha20poly1305::{
+    KeyInit as _, XChaCha20Poly1305, XNonce,
+    aead::{Aead as _, Payload},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use super::{Error, Key};
+use crate::{mail::AccountName, secret::Secret, store::SealedToken};
+
+/// The form described above.
+const FORMAT: u8 = 1;
+const KEY_LEN: usize = 32;
+const NONCE_LEN: usize = 24;
+const HEADER_LEN: usize = 1 + 8;
+
+/// A key file holds 64 hexadecimal digits and a line end; a longer one is something else.
+const KEY_FILE_MAX: u64 = 1024;
+
+/// What is kept of an account. It exists in the clear in memory alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// None: client credentials.
+    #[serde(default, serialize_with = "exposed")]
+    pub(super) refresh_token: Option<Secret>,
+    /// None: signed in, but no token for the mail service yet.
+    #[serde(default, serialize_with = "exposed")]
+    pub(super) access_token: Option<Secret>,
+    pub(super) obtained_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+    /// As granted, if told.
+    #[serde(default)]
+    pub(super) scope: Option<String>,
+    /// Where the refresh token came from: it is shown to no other host.
+    pub(super) token_url: String,
+    /// Whose tokens they are, and for what: the access token is used for nothing else.
+    pub(super) client_id: String,
+    pub(super) asked_scope: String,
+    /// Where the provider puts an end to the consent itself.
+    #[serde(default)]
+    pub(super) consent_ends_at: Option<Timestamp>,
+}
+
+/// The one place where a secret is written out: into bytes about to be sealed.
+fn exposed<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(Secret::expose).serialize(serializer)
+}
+
+/// Why a record cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unopened {
+    #[error("the stored token was sealed with another key or is damaged")]
+    Seal,
+    #[error("the stored token was written by a newer gatepost or is damaged")]
+    Format,
+}
+
+/// A record opened from what the store held.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) record: Record,
+    /// Whether it is the generation before: the current one could not be opened.
+    pub(super) previous: bool,
+}
+
+/// Seals and opens. Shows no octet of its key.
+#[derive(PartialEq, Eq)]
+pub(super) struct Sealer(Zeroizing<[u8; KEY_LEN]>);
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer(..)")
+    }
+}
+
+impl Sealer {
+    /// Takes the key from where the configuration says. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Key`], with the remedy.
+    pub(super) fn from_key(key: &Key) -> Result<Self, Error> {
+        match key {
+            Key::Given(secret) => parse(secret.expose()).map(Self).ok_or_else(|| Error::Key {
+                path: "(given)".into(),
+                reason: "not 32 octets in hex or base64; make one with `openssl rand -hex 32`"
+                    .to_owned(),
+            }),
+            Key::File(path) => read_or_make(path).map(Self).map_err(|reason| Error::Key {
+                path: path.clone(),
+                reason,
+            }),
+        }
+    }
+
+    /// Seals a record as this account's `version`. `None` when the system gives no randomness.
+    pub(super) fn seal(
+        &self,
+        account: &AccountName,
+        version: i64,
+        record: &Record,
+    ) -> Option<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce).ok()?;
+        let plain = Zeroizing::new(serde_json::to_vec(record).ok()?);
+        let payload = Payload {
+            msg: &plain,
+            aad: &bound_to(account, version),
+        };
+        let cipher = XChaCha20Poly1305::new((&*self.0).into());
+        let sealed = cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
+        let mut bytes = Vec::with_capacity(HEADER_LEN + NONCE_LEN + sealed.len());
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&version.to_be_bytes());
+        bytes.extend_from_slice(&nonce);
+        bytes.extend_from_slice(&sealed);
+        Some(bytes)
+    }
+
+    /// Opens what the store held: the current record, else the one before it.
+    ///
+    /// # Errors
+    /// Why the current one could not be opened.
+    pub(super) fn open(&self, token: &SealedToken) -> Result<Opened, Unopened> {
+        let current = self.open_one(&token.account, &token.record, |v| v == token.version);
+        let failed = match current {
+            Ok(record) => {
+                return Ok(Opened {
+                    record,
+                    previous: false,
+                });
+            }
+            Err(failed) => failed,
+        };
+        let before = token.previous.as_deref().ok_or(failed)?;
+        let record = self
+            .open_one(&token.account, before, |v| v < token.version)
+            .map_err(|_| failed)?;
+        Ok(Opened {
+            record,
+            previous: true,
+        })
+    }
+
+    fn open_one(
+        &self,
+        account: &AccountName,
+        bytes: &[u8],
+        expected: impl Fn(i64) -> bool,
+    ) -> Result<Record, Unopened> {
+        let (&format, rest) = bytes.split_first().ok_or(Unopened::Format)?;
+        let (version, rest) = rest.split_first_chunk::<8>().ok_or(Unopened::Format)?;
+        let (nonce, sealed) = rest
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(Unopened::Format)?;
+        let version = i64::from_be_bytes(*version);
+        if format != FORMAT {
+            return Err(Unopened::Format);
+        }
+        if !expected(version) {
+            return Err(Unopened::Seal);
+        }
+        let payload = Payload {
+            msg: sealed,
+            aad: &bound_to(account, version),
+        };
+        let cipher = XChaCha20Poly1305::new((&*self.0).into());
+        let plain = cipher.decrypt(&XNonce::from(*nonce), payload);
+        let plain = Zeroizing::new(plain.map_err(|_| Unopened::Seal)?);
+        serde_json::from_slice(&plain).map_err(|_| Unopened::Format)
+    }
+}
+
+/// What the seal covers besides the record.
+fn bound_to(account: &AccountName, version: i64) -> Vec<u8> {
+    let mut bound = b"gatepost token\0".to_vec();
+    bound.extend_from_slice(&version.to_be_bytes());
+    bound.extend_from_slice(account.as_str().as_bytes());
+    bound
+}
+
+/// 32 octets from hex or any usual base64.
+fn parse(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
+    let text = text.trim();
+    let octets = Zeroizing::new(if text.len() == 2 * KEY_LEN {
+        let pairs = text.as_bytes().chunks_exact(2);
+        pairs
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect::<Option<Vec<u8>>>()?
+    } else {
+        let text = text.trim_end_matches('=');
+        general_purpose::STANDARD_NO_PAD
+            .decode(text)
+            .or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(text))
+            .ok()?
+    });
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    if octets.len() != KEY_LEN {
+        return None;
+    }
+    key.copy_from_slice(&octets);
+    Some(key)
+}
+
+fn read_or_make(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, String> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => read(path, &metadata),
+        Err(error) if error.kind() == ErrorKind::NotFound => make(path)
+            .map_err(|e| format!("cannot be made: {e}; let the daemon's user write to its folder")),
+        Err(error) => Err(format!("{error}; let the daemon's user read it")),
+    }
+}
+
+fn read(path: &Path, metadata: &std::fs::Metadata) -> Result<Zeroizing<[u8; KEY_LEN]>, String> {
+    if !metadata.is_file() || metadata.len() > KEY_FILE_MAX {
+        return Err("not a key file; name another file, one is made when missing".to_owned());
+    }
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let shown = path.display();
+        return Err(format!(
+            "others may read it (mode {mode:04o}); run: chmod 0600 {shown}"
+        ));
+    }
+    // The owner of /proc/self is this process's user; where there is no /proc, the mode must do.
+    let me = std::fs::metadata("/proc/self").ok().map(|own| own.uid());
+    if me.is_some_and(|me| metadata.uid() != me && metadata.uid() != 0) {
+        return Err("it belongs to another user; make it the daemon's own".to_owned());
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|e| e.to_string())?);
+    parse(&text).ok_or_else(|| {
+        "it does not hold 32 octets in hex or base64; restore it from a backup, or move it away \
+         and sign in every account again"
+            .to_owned()
+    })
+}
+
+/// Makes the file whole or not at all: beside its place first, synced, then moved.
+fn make(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, std::io::Error> {
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    getrandom::fill(key.as_mut()).map_err(std::io::Error::other)?;
+    let mut text = Zeroizing::new(String::with_capacity(2 * KEY_LEN + 1));
+    for octet in key.iter() {
+        text.push_str(&format!("{octet:02x}"));
+    }
+    text.push('\n');
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let chance = getrandom::u32().map_err(std::io::Error::other)?;
+    let beside = path.with_extension(format!("new-{chance:08x}"));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn sealer(octet: u8) -> Sealer {
+        Sealer(Zeroizing::new([octet; KEY_LEN]))
+    }
+
+    fn record(token: &str) -> Record {
+        Record {
+            refresh_token: Some(Secret::new(token)),
+            access_token: None,
+            obtained_at: Timestamp::UNIX_EPOCH,
+            expires_at: Timestamp::UNIX_EPOCH,
+            scope: None,
+            token_url: "https://login.example.com/token".to_owned(),
+            client_id: "client".to_owned(),
+            asked_scope: String::new(),
+            consent_ends_at: None,
+        }
+    }
+
+    fn sealed(version: i64, token: &str) -> SealedToken {
+        let account = AccountName::new("alerts");
+        let bytes = sealer(1).seal(&account, version, &record(token)).unwrap();
+        SealedToken {
+            account,
+            version,
+            record: bytes,
+            previous: None,
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_and_its_secrets_are_not_in_the_sealed_bytes() {
+        let token = sealed(7, "canary-refresh");
+        let found = token.record.windows(6).any(|window| window == b"canary");
+        assert!(!found);
+        let opened = sealer(1).open(&token).unwrap();
+        assert_eq!(opened.record, record("canary-refresh"));
+        assert!(!opened.previous);
+    }
+
+    #[test]
+    fn no_other_key_account_or_version_opens_it() {
+        let good = sealed(7, "token");
+        assert_eq!(sealer(2).open(&good).unwrap_err(), Unopened::Seal);
+        let moved = SealedToken {
+            account: AccountName::new("other"),
+            ..good.clone()
+        };
+        assert_eq!(sealer(1).open(&moved).unwrap_err(), Unopened::Seal);
+        let rolled_back = SealedToken {
+            version: 8,
+            ..good.clone()
+        };
+        assert_eq!(sealer(1).open(&rolled_back).unwrap_err(), Unopened::Seal);
+        for at in 0..good.record.len() {
+            let mut damaged = good.clone();
+            damaged.record[at] ^= 1;
+            assert!(sealer(1).open(&damaged).is_err(), "octet {at}");
+            damaged.record.truncate(at);
+            assert!(sealer(1).open(&damaged).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn the_generation_before_serves_when_the_current_one_is_damaged() {
+        let mut token = sealed(8, "new");
+        token.previous = Some(sealed(7, "old").record);
+        token.record[20] ^= 1;
+        let opened = sealer(1).open(&token).unwrap();
+        assert!(opened.previous);
+        assert_eq!(opened.record, record("old"));
+    }
+
+    #[test]
+    fn a_key_is_read_in_hex_and_base64() {
+        let hex = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF\n";
+        let base64 = "ABEiM0RVZneImaq7zN3u/wARIjNEVWZ3iJmqu8zd7v8=";
+        assert_eq!(parse(hex), parse(base64));
+        assert!(parse(hex).is_some());
+        assert_eq!(
+            parse(hex),
+            parse(&base64.replace('/', "_").replace('=', ""))
+        );
+        for bad in ["", "00", "xyz", &"0".repeat(63)] {
+            assert!(
+                Sealer::from_key(&Key::Given(Secret::new(bad))).is_err(),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_key_file_is_made_private_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token.key");
+        let made = Sealer::from_key(&Key::File(path.clone())).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(Sealer::from_key(&Key::File(path)).unwrap(), made);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_file_that_others_can_read_or_that_is_damaged_is_refused_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token.key");
+        for (text, mode, said) in [
+            ("00".repeat(32), 0o644, "chmod 0600"),
+            ("short".into(), 0o600, "backup"),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let refused = Sealer::from_key(&Key::File(path.clone()))
+                .unwrap_err()
+                .to_string();
+            assert!(refused.contains(said), "{refused}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

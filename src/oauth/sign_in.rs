@@ -1,0 +1,277 @@
+//! Sign-ins under way: one an account, each named by an id, its `state` good for one use within ten
+//! minutes (RFC 6749 §10.12, RFC 9700).
+//!
+//! The verifier and the `state` exist in memory alone and leave it once. What the browser brings
+//! back is read strictly; nothing of it is stored before the code has been redeemed.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use oauth2::{CsrfToken, PkceCodeVerifier};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use url::{Url, form_urlencoded};
+
+use super::{
+    Diagnosis,
+    error::{Failure, Severity},
+    grant::Profile,
+    response::Refusal,
+};
+use crate::mail::AccountName;
+
+/// How long a person has for the browser.
+pub(super) const BROWSER_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Random octets of `state`: 256 bits.
+const STATE_LEN: u32 = 32;
+
+/// Random octets of an id.
+const ID_LEN: u32 = 16;
+
+/// How a sign-in ended; `None`: not yet.
+pub(super) type Outcome = Option<Result<(), Diagnosis>>;
+
+/// What only the browser's return may use, and only once.
+#[derive(Debug)]
+pub(super) struct Browser {
+    pub(super) state: CsrfToken,
+    pub(super) verifier: PkceCodeVerifier,
+}
+
+impl Browser {
+    pub(super) fn new(verifier: PkceCodeVerifier) -> Self {
+        Self {
+            state: CsrfToken::new_random_len(STATE_LEN),
+            verifier,
+        }
+    }
+}
+
+/// A sign-in that has begun.
+#[derive(Debug)]
+struct Pending {
+    id: String,
+    profile: Arc<Profile>,
+    deadline: Instant,
+    browser: Option<Browser>,
+    outcome: watch::Sender<Outcome>,
+    cancelled: CancellationToken,
+}
+
+/// What the one who began it gets.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) id: String,
+    pub(super) cancelled: CancellationToken,
+}
+
+/// A browser that came back with the right `state`.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) id: String,
+    pub(super) profile: Arc<Profile>,
+    pub(super) verifier: PkceCodeVerifier,
+    /// The code, or why there is none.
+    pub(super) code: Result<String, Diagnosis>,
+}
+
+/// All sign-ins, at most one an account: bounded by the configuration.
+#[derive(Debug, Default)]
+pub(super) struct SignIns(BTreeMap<AccountName, Pending>);
+
+impl SignIns {
+    /// Registers a sign-in; one of the same account that was under way is cancelled.
+    pub(super) fn begin(
+        &mut self,
+        profile: &Arc<Profile>,
+        patience: Duration,
+        browser: Option<Browser>,
+    ) -> Begun {
+        let pending = Pending {
+            id: CsrfToken::new_random_len(ID_LEN).into_secret(),
+            profile: Arc::clone(profile),
+            deadline: Instant::now() + patience,
+            browser,
+            outcome: watch::Sender::new(None),
+            cancelled: CancellationToken::new(),
+        };
+        let begun = Begun {
+            id: pending.id.clone(),
+            cancelled: pending.cancelled.clone(),
+        };
+        if let Some(old) = self.0.insert(profile.name.clone(), pending) {
+            old.cancel("another sign-in of this account was begun");
+        }
+        begun
+    }
+
+    /// Records how a sign-in ended, if it is still the account's current one.
+    pub(super) fn settle(&mut self, id: &str, result: Result<(), Diagnosis>) {
+        if let Some(pending) = self.0.values_mut().find(|pending| pending.id == id) {
+            pending.browser = None;
+            pending.outcome.send_replace(Some(result));
+        }
+    }
+
+    /// Where to wait for a sign-in's end, and until when.
+    pub(super) fn waiter(&self, id: &str) -> Option<(watch::Receiver<Outcome>, Instant)> {
+        let pending = self.0.values().find(|pending| pending.id == id)?;
+        Some((pending.outcome.subscribe(), pending.deadline))
+    }
+
+    /// Cancels those whose account was changed or removed.
+    pub(super) fn keep(&mut self, unchanged: impl Fn(&Profile) -> bool) {
+        self.0.retain(|_, pending| {
+            let keep = unchanged(&pending.profile);
+            if !keep {
+                pending.cancel("the configuration of this account changed");
+            }
+            keep
+        });
+    }
+
+    /// What the browser brought back. The `state` is used up whatever else is wrong.
+    ///
+    /// # Errors
+    /// The diagnosis to show; no sign-in is meant, or the one meant has failed.
+    pub(super) fn returned(&mut self, query: &str) -> Result<Returned, Diagnosis> {
+        let callback = Callback::parse(query)?;
+        let now = Instant::now();
+        let pending = self.0.values_mut().find(|pending| {
+            let browser = pending.browser.as_ref();
+            browser.is_some_and(|browser| *browser.state.secret() == callback.state)
+        });
+        let Some(pending) = pending else {
+            return Err(unknown());
+        };
+        let Some(browser) = pending.browser.take() else {
+            return Err(unknown());
+        };
+        if now > pending.deadline {
+            return Err(timed_out());
+        }
+        Ok(Returned {
+            id: pending.id.clone(),
+            profile: Arc::clone(&pending.profile),
+            verifier: browser.verifier,
+            code: callback.code(&pending.profile),
+        })
+    }
+}
+
+impl Pending {
+    fn cancel(&self, reason: &str) {
+        self.cancelled.cancel();
+        let diagnosis = Diagnosis {
+            reason: reason.to_owned(),
+            remedy: "begin again".to_owned(),
+        };
+        self.outcome.send_if_modified(|outcome| {
+            let open = outcome.is_none();
+            if open {
+                *outcome = Some(Err(diagnosis));
+            }
+            open
+        });
+    }
+}
+
+/// The diagnosis for an id or a `state` that is not known (any more).
+pub(super) fn unknown() -> Diagnosis {
+    Diagnosis {
+        reason: "this sign-in is not known, was already used or was replaced by another".to_owned(),
+        remedy: "begin the sign-in again".to_owned(),
+    }
+}
+
+/// The diagnosis for a person who did not come back.
+pub(super) fn timed_out() -> Diagnosis {
+    Diagnosis {
+        reason: "nobody completed the sign-in in time".to_owned(),
+        remedy: "begin the sign-in again".to_owned(),
+    }
+}
+
+/// A failure of a sign-in in words for a person who waits: nothing is tried again by itself here.
+pub(super) fn told(failure: Failure) -> Diagnosis {
+    let mut diagnosis = failure.diagnosis;
+    if failure.severity == Severity::Transient {
+        diagnosis.remedy =
+            "begin the sign-in again in a minute; if it stays, check the provider's URLs"
+                .to_owned();
+    }
+    diagnosis
+}
+
+/// The parameters of RFC 6749 §4.1.2 and RFC 9207.
+#[derive(Debug, Default)]
+struct Callback {
+    state: String,
+    code: Option<String>,
+    error: Option<String>,
+    error_description: Option<String>,
+    iss: Option<String>,
+}
+
+impl Callback {
+    /// Reads a query, or a whole redirect address as a person pastes it.
+    fn parse(text: &str) -> Result<Self, Diagnosis> {
+        let text = text.trim();
+        let query = match text.split_once('?') {
+            Some((_, query)) => query,
+            None => text,
+        };
+        let query = query.split('#').next().unwrap_or_default();
+        let mut state = None;
+        let mut callback = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let slot = match name.as_ref() {
+                "state" => &mut state,
+                "code" => &mut callback.code,
+                "error" => &mut callback.error,
+                "error_description" => &mut callback.error_description,
+                "iss" => &mut callback.iss,
+                _ => continue,
+            };
+            // RFC 6749 §3.1: a parameter stands once or the request is malformed.
+            if slot.replace(value.into_owned()).is_some() {
+                return Err(malformed());
+            }
+        }
+        callback.state = state.filter(|s| !s.is_empty()).ok_or_else(malformed)?;
+        Ok(callback)
+    }
+
+    /// The code, if the provider that was asked gave one.
+    fn code(self, profile: &Profile) -> Result<String, Diagnosis> {
+        if !self.issuer_fits(profile) {
+            return Err(profile.diagnosis(
+                "the answer names another issuer than the provider that was asked",
+                "do not go on with this browser window; begin again: gatepost login ACCOUNT",
+            ));
+        }
+        if let Some(error) = self.error {
+            let refusal = Refusal::new(&error, self.error_description.as_deref());
+            return Err(told(*profile.judge(400, &refusal)));
+        }
+        self.code
+            .filter(|code| !code.is_empty())
+            .ok_or_else(malformed)
+    }
+
+    /// RFC 9207: an answer that names its issuer must name the one that was asked. Profiles hold no
+    /// issuer; its origin is that of the authorization URL, which only it can serve.
+    fn issuer_fits(&self, profile: &Profile) -> bool {
+        let Some(iss) = &self.iss else { return true };
+        let asked = profile.provider.authorization_url.as_ref().map(Url::origin);
+        Url::parse(iss).ok().map(|iss| iss.origin()) == asked
+    }
+}
+
+fn malformed() -> Diagnosis {
+    Diagnosis {
+        reason: "the address lacks the parameters of a sign-in (state and code, each once)"
+            .to_owned(),
+        remedy: "paste the whole address the browser was sent to, or begin again".to_owned(),
+    }
+}
