@@ -1,6 +1,36 @@
 //! The one control surface: HTTP on the console's TCP address and on the control socket.
+//!
+//! The control socket carries the whole API (its file permission is the login); the TCP address
+//! carries health, metrics and the OAuth callback, and answers 401 to the API. What either may
+//! answer is in [`api`], and none of those values can hold a secret. The CLI speaks through
+//! [`client`].
 
-use std::{net::SocketAddr, path::PathBuf};
+pub mod api;
+mod callback;
+pub mod client;
+mod connection;
+mod guard;
+mod handlers;
+mod health;
+mod problem;
+mod server;
+mod socket;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use url::Url;
+
+use crate::{
+    clock::Clock, delivery::Delivery, net::tasks::Tasks, oauth::Oauth, queue::Queue,
+    submission::Submission, telemetry::Metrics,
+};
+
+pub use callback::CallbackServer;
 
 /// What the control surface needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,4 +41,136 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// The control socket.
     pub socket: PathBuf,
+    /// Where the console is reached from outside; its host is allowed in `Host`.
+    pub public_url: Option<Url>,
+}
+
+/// What the control surface needs of the rest.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Listed and operated.
+    pub queue: Queue,
+    /// Signed in and out.
+    pub oauth: Oauth,
+    /// Probed and woken.
+    pub delivery: Delivery,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Owner of the connections.
+    pub tasks: Tasks,
+    /// Encoded at `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Whoever reads the configuration again. It lives above this module, so it is a channel.
+    pub reload: mpsc::Sender<ReloadRequest>,
+}
+
+/// A wish to read the configuration again, with the place for the answer.
+#[derive(Debug)]
+pub struct ReloadRequest(pub oneshot::Sender<Result<api::Reloaded, Vec<String>>>);
+
+/// What the configuration says that pages and listings show. Swapped as a whole by a reload.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// Every account.
+    pub accounts: Vec<api::AccountFacts>,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The configuration file.
+    pub config_file: Option<PathBuf>,
+    /// Where the console is reached from outside; its host is allowed in `Host`.
+    pub public_url: Option<Url>,
+}
+
+/// Why the control surface could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A TCP address cannot be bound.
+    #[error("{what}.address {address} (stop the process that has it, or choose another)")]
+    Bind {
+        /// `console` or `metrics`: the section of the configuration.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The control socket cannot be made.
+    #[error("control socket {path}", path = path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process answers on the control socket.
+    #[error("another gatepost answers on {path}; stop it, or choose another state_dir", path = path.display())]
+    InUse {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// The running control surface. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    shared: Arc<Shared>,
+    console: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+}
+
+/// What every handler sees.
+#[derive(Debug)]
+struct Shared {
+    parts: Parts,
+    view: Mutex<Arc<View>>,
+    /// Set once the listeners are bound, which is after the control surface has started.
+    submission: OnceLock<Submission>,
+    console: OnceLock<SocketAddr>,
+}
+
+impl Admin {
+    /// Binds the control socket, the console and the metrics address (all or none) and serves them
+    /// until told to stop. Answers under way are then finished.
+    ///
+    /// # Errors
+    /// [`Error`] names the address or socket.
+    pub async fn start(config: &Config, view: View, parts: Parts) -> Result<Self, Error> {
+        server::start(config, view, parts).await
+    }
+
+    /// Takes what a reload has changed.
+    pub fn reconfigure(&self, view: View) {
+        *self.shared.lock_view() = Arc::new(view);
+    }
+
+    /// Tells that the listeners are bound, so that `/readyz` can say so.
+    pub fn listening(&self, submission: Submission) {
+        if self.shared.submission.set(submission).is_err() {
+            tracing::debug!(event = "listening_twice");
+        }
+    }
+
+    /// The console's bound TCP address (port 0 resolved).
+    #[must_use]
+    pub fn console(&self) -> Option<SocketAddr> {
+        self.console
+    }
+
+    /// The bound address of `/metrics`, where it has its own.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+}
+
+impl Shared {
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.lock_view())
+    }
+
+    fn lock_view(&self) -> std::sync::MutexGuard<'_, Arc<View>> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

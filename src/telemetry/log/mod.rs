@@ -10,7 +10,7 @@
 mod record;
 mod writer;
 
-use std::io::IsTerminal;
+use std::{ffi::OsStr, io::IsTerminal};
 
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -26,8 +26,6 @@ pub struct Config {
     pub level: String,
     /// Whether mail addresses appear at `info`.
     pub addresses: bool,
-    /// `$JOURNAL_STREAM`: names the socket that systemd put on standard error, if it did.
-    pub journal_stream: Option<String>,
 }
 
 impl Default for Config {
@@ -36,7 +34,6 @@ impl Default for Config {
             format: Format::Auto,
             level: String::from("info"),
             addresses: false,
-            journal_stream: None,
         }
     }
 }
@@ -114,7 +111,9 @@ fn output(config: &Config) -> (Shape, writer::Sink) {
         Format::Text => (Shape::Text, stderr()),
         Format::Json => (Shape::Json, stderr()),
         Format::Auto => {
-            if let Some(journal) = journal(config.journal_stream.as_deref()) {
+            // Not a setting: it tells what systemd made of this process's standard error.
+            let stream = std::env::var_os("JOURNAL_STREAM");
+            if let Some(journal) = journal(stream.as_deref().and_then(OsStr::to_str)) {
                 (Shape::Journal, writer::Sink::Journal(journal))
             } else if std::io::stderr().is_terminal() {
                 (Shape::Text, stderr())

@@ -1,0 +1,691 @@
+//! The values of the API: what server and client exchange as JSON, and how they are made.
+//!
+//! Field names are a contract (`openapi.json` describes them). Nothing here can hold a secret: the
+//! types it is made from ([`oauth::Status`], [`delivery::LaneStatus`], [`store::Entry`]) hold none.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    delivery::{self, ProbeStep},
+    mail::{AccountName, BodyType, Notify, QueueId, Ret},
+    oauth::{self, Diagnosis, Grant},
+    queue::Operation,
+    store::{self, EntryState, RecipientState},
+};
+
+/// What the configuration says about an account, as listings need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountFacts {
+    /// Its name.
+    pub name: AccountName,
+    /// The mailbox.
+    pub mailbox: String,
+    /// The provider profile; none: a plain smarthost.
+    pub provider: Option<String>,
+    /// How consent is obtained; none without provider.
+    pub grant: Option<Grant>,
+}
+
+/// An account and how it stands: one object of `gatepost accounts --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its name.
+    pub name: AccountName,
+    /// The mailbox.
+    pub mailbox: String,
+    /// The provider profile; none: a plain smarthost.
+    pub provider: Option<String>,
+    /// How consent is obtained.
+    pub grant: Option<Grant>,
+    /// How mail travels upstream.
+    pub transport: Transport,
+    /// Where it stands.
+    pub state: AccountState,
+    /// What is wrong, in plain words.
+    pub reason: Option<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
+    /// When the access token expires.
+    pub token_expires_at: Option<Timestamp>,
+    /// When it was last refreshed.
+    pub last_refresh_at: Option<Timestamp>,
+    /// Messages that wait for delivery.
+    pub queued: u64,
+}
+
+/// How mail travels upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// SMTP submission.
+    Smtp,
+}
+
+/// Where an account stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccountState {
+    /// Mail flows.
+    Ready,
+    /// The first token is being fetched.
+    Refreshing,
+    /// Transient trouble with the token; an old one may still serve.
+    Retrying,
+    /// A person must sign in or mend the provider's settings.
+    SignInNeeded,
+    /// The provider refuses the account: mail waits, nothing bounces.
+    Held,
+}
+
+impl Account {
+    /// Merges what configuration, token keeper and lane say. A missing sign-in comes before a hold,
+    /// because the hold ends by itself once the account is signed in.
+    #[must_use]
+    pub fn new(
+        facts: &AccountFacts,
+        token: Option<oauth::Status>,
+        lane: Option<delivery::LaneStatus>,
+        queued: u64,
+        now: Timestamp,
+    ) -> Self {
+        let held = lane.as_ref().and_then(|lane| lane.held.clone());
+        let (token_state, token_trouble, token_expires_at, last_refresh_at) = match token {
+            Some(token) => (
+                Some(token.state),
+                token.diagnosis,
+                token.token_expires_at,
+                token.last_refresh_at,
+            ),
+            None => (None, None, None, None),
+        };
+        let (state, trouble) = match (token_state, held) {
+            (Some(oauth::State::SignInNeeded), _) => (AccountState::SignInNeeded, token_trouble),
+            (_, Some(held)) => (AccountState::Held, Some(held)),
+            (Some(oauth::State::Retrying), None) => (AccountState::Retrying, token_trouble),
+            (Some(oauth::State::Refreshing), None) => (AccountState::Refreshing, token_trouble),
+            (Some(oauth::State::Ready) | None, None) => (AccountState::Ready, pause(lane, now)),
+        };
+        let (reason, remedy) = trouble.map_or((None, None), |trouble| {
+            (Some(trouble.reason), Some(trouble.remedy))
+        });
+        Self {
+            name: facts.name.clone(),
+            mailbox: facts.mailbox.clone(),
+            provider: facts.provider.clone(),
+            grant: facts.grant,
+            transport: Transport::Smtp,
+            state,
+            reason,
+            remedy,
+            token_expires_at,
+            last_refresh_at,
+            queued,
+        }
+    }
+
+    /// Whether a message accepted now could be sent now.
+    #[must_use]
+    pub fn can_send(&self, now: Timestamp) -> bool {
+        match self.state {
+            AccountState::Ready => true,
+            AccountState::Retrying => self.token_expires_at.is_some_and(|at| at > now),
+            AccountState::Refreshing | AccountState::SignInNeeded | AccountState::Held => false,
+        }
+    }
+}
+
+/// A lane that waits is ready all the same, but the reader wants to know why nothing moves.
+fn pause(lane: Option<delivery::LaneStatus>, now: Timestamp) -> Option<Diagnosis> {
+    let until = lane?.paused_until.filter(|until| *until > now)?;
+    Some(Diagnosis {
+        reason: format!("delivery pauses until {until} (throttled, or the smarthost is away)"),
+        remedy: "nothing to do: it goes on by itself; `gatepost queue retry --account` goes on now"
+            .into(),
+    })
+}
+
+/// A message in the queue: one object of `gatepost queue list --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueEntry {
+    /// Its name for ever.
+    pub id: QueueId,
+    /// The account that sends it.
+    pub account: AccountName,
+    /// Where it stands.
+    pub state: QueueState,
+    /// The reverse-path; empty: the null path.
+    pub sender: String,
+    /// Who gets it.
+    pub recipients: Vec<QueueRecipient>,
+    /// Octets.
+    pub size: u64,
+    /// When it was accepted.
+    pub received_at: Timestamp,
+    /// When it is due again.
+    pub next_attempt_at: Timestamp,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Why it is where it is.
+    pub reason: Option<String>,
+}
+
+/// A recipient of a [`QueueEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRecipient {
+    /// The mailbox.
+    pub address: String,
+    /// How far it has come.
+    pub state: RecipientState,
+    /// The provider's last reply about it.
+    pub last_reply: Option<String>,
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueState {
+    /// Waits for its first attempt.
+    Queued,
+    /// Is being delivered at this moment.
+    Delivering,
+    /// Was tried, will be tried again.
+    Deferred,
+    /// Waits for a person.
+    Held,
+    /// Its last attempt lost the final reply: it may have been delivered.
+    Uncertain,
+}
+
+impl QueueEntry {
+    /// The entry as listings show it. `delivering`: whether a lane has it at this moment.
+    #[must_use]
+    pub fn new(entry: &store::Entry, delivering: bool) -> Self {
+        let recipients = entry.recipients.iter();
+        let recipients = recipients.map(|recipient| QueueRecipient {
+            address: recipient.recipient.address.to_string(),
+            state: recipient.state,
+            last_reply: recipient.reply.as_ref().map(ToString::to_string),
+        });
+        Self {
+            id: entry.id,
+            account: entry.account.clone(),
+            state: QueueState::of(entry, delivering),
+            sender: entry.reverse_path.to_string(),
+            recipients: recipients.collect(),
+            size: entry.size,
+            received_at: entry.received_at,
+            next_attempt_at: entry.next_attempt_at,
+            attempts: entry.attempts,
+            reason: entry.reason.clone(),
+        }
+    }
+}
+
+impl QueueState {
+    /// The one word for an entry: what happens now, else what blocks it, else what happened last.
+    fn of(entry: &store::Entry, delivering: bool) -> Self {
+        let tried = entry.attempts > 0
+            || (entry.recipients.iter()).any(|r| r.state == RecipientState::Deferred);
+        match entry.state {
+            EntryState::Held | EntryState::Quarantined => Self::Held,
+            EntryState::Queued if delivering => Self::Delivering,
+            EntryState::Queued if entry.uncertain => Self::Uncertain,
+            EntryState::Queued if tried => Self::Deferred,
+            EntryState::Queued => Self::Queued,
+        }
+    }
+}
+
+/// A message with the whole of its envelope: `gatepost queue show`, and the JSON beside an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueDetail {
+    /// As in listings.
+    #[serde(flatten)]
+    pub entry: QueueEntry,
+    /// Login name of the client that submitted it.
+    pub client: Option<String>,
+    /// `BODY=`.
+    pub body: BodyType,
+    /// `SMTPUTF8`.
+    pub smtputf8: bool,
+    /// `RET=`.
+    pub ret: Option<Ret>,
+    /// `ENVID=`, in xtext.
+    pub envid: Option<String>,
+    /// `NOTIFY=` and `ORCPT=` of each recipient, in the order of `recipients`.
+    pub dsn: Vec<DsnParameters>,
+    /// Whether its octets no longer match their digest.
+    pub quarantined: bool,
+}
+
+/// The DSN parameters of a recipient (RFC 3461).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DsnParameters {
+    /// `NOTIFY=`.
+    pub notify: Notify,
+    /// `ORCPT=`, in xtext.
+    pub orcpt: Option<String>,
+}
+
+impl QueueDetail {
+    /// The entry with its envelope.
+    #[must_use]
+    pub fn new(entry: &store::Entry, delivering: bool) -> Self {
+        let recipients = entry.recipients.iter();
+        let dsn = recipients.map(|recipient| DsnParameters {
+            notify: recipient.recipient.notify,
+            orcpt: recipient.recipient.orcpt.clone(),
+        });
+        Self {
+            client: entry.client.clone(),
+            body: entry.body,
+            smtputf8: entry.smtputf8,
+            ret: entry.ret,
+            envid: entry.envid.clone(),
+            dsn: dsn.collect(),
+            quarantined: entry.state == EntryState::Quarantined,
+            entry: QueueEntry::new(entry, delivering),
+        }
+    }
+}
+
+/// One page of the queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueuePage {
+    /// Oldest first.
+    pub entries: Vec<QueueEntry>,
+    /// What to give as `after` for the next page; none: this was the last.
+    pub next: Option<QueueId>,
+}
+
+/// Which page of the queue is wanted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueQuery {
+    /// This account only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountName>,
+    /// Pattern for the reverse-path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// In this state only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<QueueState>,
+    /// Ids greater than this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<QueueId>,
+    /// At most so many are looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Which messages an operation is for. At least one condition must be given; all given ones hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selector {
+    /// These.
+    pub ids: Vec<QueueId>,
+    /// All of this account.
+    pub account: Option<AccountName>,
+    /// All whose reverse-path matches this pattern.
+    pub sender: Option<String>,
+    /// Every message.
+    pub all: bool,
+}
+
+impl Selector {
+    /// Whether nothing is selected: an operation on everything must be asked for by name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.account.is_none() && self.sender.is_none() && !self.all
+    }
+}
+
+impl From<Selector> for store::Filter {
+    fn from(selector: Selector) -> Self {
+        Self {
+            ids: selector.ids,
+            account: selector.account,
+            sender: selector.sender,
+            ..Self::default()
+        }
+    }
+}
+
+/// How many messages an operation touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operated {
+    /// What was done.
+    pub operation: Operation,
+    /// To how many.
+    pub count: u64,
+}
+
+/// How a sign-in is to begin.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignInRequest {
+    /// By device code, whatever the account's grant says.
+    pub device: bool,
+}
+
+/// How a sign-in stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SignInState {
+    /// Nobody has answered yet.
+    Pending,
+    /// The token is stored.
+    SignedIn,
+    /// It came to nothing.
+    Refused(Diagnosis),
+}
+
+/// How long a question about a sign-in may wait for its answer.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignInQuery {
+    /// Seconds.
+    pub wait: u64,
+}
+
+/// A redirect address as a person pasted it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastedAddress {
+    /// `http://localhost:8025/authorization/smtp_oauth/?code=...&state=...`.
+    pub address: String,
+}
+
+impl std::fmt::Debug for PastedAddress {
+    /// Shows nothing: the address holds an authorization code.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PastedAddress(..)")
+    }
+}
+
+/// Who is signed in after a pasted address was taken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignedIn {
+    /// The account.
+    pub account: AccountName,
+}
+
+/// How a sign-out went.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct SignedOut {
+    /// Whether the provider confirmed that the tokens are revoked.
+    pub revoked: bool,
+}
+
+/// Who gets the test message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestRequest {
+    /// A mail address.
+    pub to: String,
+}
+
+/// How the test message went.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tested {
+    /// In the order they happened; the last says how it ended.
+    pub steps: Vec<ProbeStep>,
+}
+
+/// What a reload came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Changed keys that take effect only at the next start.
+    pub restart_needed: Vec<String>,
+}
+
+/// The daemon at a glance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// Its state directory.
+    pub state_dir: PathBuf,
+    /// The configuration file it read.
+    pub config_file: Option<PathBuf>,
+    /// The listeners that are bound.
+    pub listeners: Vec<Listener>,
+    /// The console's address.
+    pub console: Option<SocketAddr>,
+    /// Why it is not ready; empty: it is.
+    pub not_ready: Vec<String>,
+}
+
+/// A listener that is bound.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listener {
+    /// As written in the configuration.
+    pub name: String,
+    /// Its TCP address, if it has one.
+    pub address: Option<SocketAddr>,
+}
+
+/// What went wrong (RFC 9457, `application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct Problem {
+    /// In a word or three.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong, in plain words.
+    pub detail: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// One line each, where there are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+impl Problem {
+    /// For a person at a terminal.
+    fn text(&self) -> String {
+        let mut text = self.detail.clone();
+        if let Some(remedy) = &self.remedy {
+            text.push_str("; ");
+            text.push_str(remedy);
+        }
+        for problem in &self.problems {
+            text.push('\n');
+            text.push_str(problem);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        delivery::LaneStatus,
+        mail::{Address, Recipient, Reply, ReversePath},
+        oauth::State,
+        store::{Entry, RecipientEntry},
+    };
+
+    fn diagnosis(reason: &str) -> Diagnosis {
+        Diagnosis {
+            reason: reason.into(),
+            remedy: "do it".into(),
+        }
+    }
+
+    fn account(
+        state: Option<State>,
+        held: Option<Diagnosis>,
+        paused_until: Option<Timestamp>,
+    ) -> Account {
+        let facts = AccountFacts {
+            name: AccountName::new("alerts"),
+            mailbox: "alerts@contoso.com".into(),
+            provider: state.map(|_| "contoso".into()),
+            grant: state.map(|_| Grant::AuthorizationCode),
+        };
+        let token = state.map(|state| oauth::Status {
+            state,
+            diagnosis: (state != State::Ready).then(|| diagnosis("token")),
+            token_expires_at: Some(at(3600)),
+            last_refresh_at: None,
+        });
+        let lane = LaneStatus {
+            held,
+            paused_until,
+            last_delivery_at: None,
+        };
+        Account::new(&facts, token, Some(lane), 3, at(0))
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn entry() -> Entry {
+        let address = Address::parse("ops@example.com").unwrap();
+        Entry {
+            id: QueueId::from_i64(42),
+            account: AccountName::new("alerts"),
+            reverse_path: ReversePath::Null,
+            recipients: vec![RecipientEntry {
+                recipient: Recipient::new(address),
+                state: RecipientState::Queued,
+                reply: Some(Reply::new(451, None, "later")),
+            }],
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            size: 1000,
+            received_at: at(0),
+            client: None,
+            state: EntryState::Queued,
+            next_attempt_at: at(60),
+            attempts: 0,
+            uncertain: false,
+            reason: None,
+        }
+    }
+
+    /// Programs rely on these names: `gatepost accounts --json`.
+    #[test]
+    fn an_account_has_exactly_the_promised_fields() {
+        let json = serde_json::to_value(account(Some(State::Ready), None, None)).unwrap();
+        let wanted = json!({
+            "name": "alerts", "mailbox": "alerts@contoso.com", "provider": "contoso",
+            "grant": "authorization_code", "transport": "smtp", "state": "ready",
+            "reason": null, "remedy": null, "token_expires_at": "1970-01-01T01:00:00Z",
+            "last_refresh_at": null, "queued": 3,
+        });
+        assert_eq!(json, wanted);
+    }
+
+    /// Programs rely on these names: `gatepost queue list --json`.
+    #[test]
+    fn a_queue_entry_has_exactly_the_promised_fields() {
+        let json = serde_json::to_value(QueueEntry::new(&entry(), false)).unwrap();
+        let wanted = json!({
+            "id": "000000000001a", "account": "alerts", "state": "queued", "sender": "",
+            "recipients": [
+                {"address": "ops@example.com", "state": "queued", "last_reply": "451 later"},
+            ],
+            "size": 1000, "received_at": "1970-01-01T00:00:00Z",
+            "next_attempt_at": "1970-01-01T00:01:00Z", "attempts": 0, "reason": null,
+        });
+        assert_eq!(json, wanted);
+        let detail = QueueDetail::new(&entry(), true);
+        let json = serde_json::to_value(&detail).unwrap();
+        assert_eq!(json["state"], Value::from("delivering"), "flattened");
+        assert_eq!(serde_json::from_value::<QueueDetail>(json).unwrap(), detail);
+    }
+
+    type Change<'a> = &'a dyn Fn(&mut Entry);
+
+    /// One word of five, and each can be reached.
+    #[test]
+    fn the_state_of_an_entry_is_one_word() {
+        let deferred = |entry: &mut Entry| entry.attempts = 1;
+        let throttled = |entry: &mut Entry| {
+            entry.recipients[0].state = RecipientState::Deferred;
+        };
+        let uncertain = |entry: &mut Entry| (entry.attempts, entry.uncertain) = (1, true);
+        let held = |entry: &mut Entry| entry.state = EntryState::Held;
+        let broken = |entry: &mut Entry| entry.state = EntryState::Quarantined;
+        let cases: [(Change<'_>, bool, QueueState); 7] = [
+            (&|_| (), false, QueueState::Queued),
+            (&|_| (), true, QueueState::Delivering),
+            (&deferred, false, QueueState::Deferred),
+            (&throttled, false, QueueState::Deferred),
+            (&uncertain, false, QueueState::Uncertain),
+            (&held, false, QueueState::Held),
+            (&broken, false, QueueState::Held),
+        ];
+        for (change, delivering, wanted) in cases {
+            let mut entry = entry();
+            change(&mut entry);
+            assert_eq!(QueueEntry::new(&entry, delivering).state, wanted);
+        }
+    }
+
+    /// What a person must mend first is what the listing shows.
+    #[test]
+    fn token_and_lane_become_one_state() {
+        let hold = || Some(diagnosis("lane"));
+        let cases = [
+            (None, None, AccountState::Ready, None),
+            (None, hold(), AccountState::Held, Some("lane")),
+            (Some(State::Ready), None, AccountState::Ready, None),
+            (Some(State::Ready), hold(), AccountState::Held, Some("lane")),
+            (
+                Some(State::Refreshing),
+                None,
+                AccountState::Refreshing,
+                Some("token"),
+            ),
+            (
+                Some(State::Retrying),
+                None,
+                AccountState::Retrying,
+                Some("token"),
+            ),
+            (
+                Some(State::SignInNeeded),
+                None,
+                AccountState::SignInNeeded,
+                Some("token"),
+            ),
+            (
+                Some(State::SignInNeeded),
+                hold(),
+                AccountState::SignInNeeded,
+                Some("token"),
+            ),
+        ];
+        for (token, held, state, reason) in cases {
+            let account = account(token, held, None);
+            assert_eq!((account.state, account.reason.as_deref()), (state, reason));
+        }
+        let paused = account(Some(State::Ready), None, Some(at(30)));
+        assert_eq!(paused.state, AccountState::Ready);
+        assert!(paused.reason.unwrap().contains("1970-01-01T00:00:30Z"));
+    }
+
+    /// An account that retries can send while its old token lives.
+    #[test]
+    fn an_old_token_still_sends() {
+        let retrying = account(Some(State::Retrying), None, None);
+        assert!(retrying.can_send(at(0)));
+        assert!(!retrying.can_send(at(3600)));
+        assert!(!account(Some(State::SignInNeeded), None, None).can_send(at(0)));
+    }
+}

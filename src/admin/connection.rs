@@ -1,0 +1,116 @@
+//! Serving HTTP connections: bounded in number, in time, and owned by a task set.
+//!
+//! `axum::serve` spawns tasks nobody owns and waits for ever on a silent client; this drives hyper
+//! directly instead, which axum uses below anyway.
+
+use std::{future::Future, io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use crate::net::tasks::Tasks;
+
+/// Connections at once on one address: an operator, a scraper and some probes need a few; each may
+/// cost [`BUFFER_LEN_MAX`] of memory.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request head, and so also for an idle kept-alive connection.
+const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+/// For a whole connection: the longest export of the largest message fits, a client that reads
+/// nothing does not keep its place for ever.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// A request head; 4 KiB of query (authorization codes are long) and the fields of a browser.
+const BUFFER_LEN_MAX: usize = 32 * 1024;
+/// After a failed accept (no descriptor left): long enough not to spin, short enough to recover.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The address that a connection came in on; none on a Unix socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalAddress(pub(super) Option<IpAddr>);
+
+/// A listening socket of either kind.
+pub(super) trait Accept: Send + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// The next connection. Cancel safe.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Io, LocalAddress)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, LocalAddress)> {
+        let (stream, _) = self.accept().await?;
+        let local = stream.local_addr()?.ip().to_canonical();
+        Ok((stream, LocalAddress(Some(local))))
+    }
+}
+
+impl Accept for UnixListener {
+    type Io = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, LocalAddress)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, LocalAddress(None)))
+    }
+}
+
+/// Serves `router` on `listener` until `tasks` are told to stop.
+pub(super) async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return; // Never: nobody closes the semaphore.
+        };
+        let accepted = tokio::select! {
+            accepted = listener.next() => accepted,
+            () = tasks.stopped() => return,
+        };
+        match accepted {
+            Ok((io, local)) => {
+                let connection =
+                    connection(io, router.clone().layer(Extension(local)), tasks.clone());
+                tasks.spawn("admin_connection", async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(event = "accept_failed", listener = "admin", %error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection; when told to stop, the answer under way is finished.
+async fn connection<Io>(io: Io, router: Router, tasks: Tasks)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(BUFFER_LEN_MAX)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+    let mut serving = pin!(serving);
+    let ended = tokio::time::timeout(CONNECTION_DEADLINE, async {
+        tokio::select! {
+            ended = serving.as_mut() => return ended,
+            () = tasks.stopped() => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    });
+    // A client that went away is no fact an operator needs.
+    if let Ok(Err(error)) = ended.await {
+        tracing::trace!(event = "admin_connection_failed", %error);
+    }
+}

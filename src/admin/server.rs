@@ -1,0 +1,336 @@
+//! The two doors: which routes stand at the control socket and which at the TCP addresses.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::{Method, StatusCode, Uri, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, any, get, post},
+};
+use tokio::net::TcpListener;
+
+use super::{
+    Admin, Config, Error, Parts, Shared, View,
+    api::Problem,
+    callback, connection,
+    guard::{self, Hosts},
+    handlers, health, socket,
+};
+use crate::{queue::Operation, telemetry::Metrics};
+
+/// Every route of the API below [`API`]. One list, so that a test can hold `openapi.json` to it.
+type Routes = Vec<(&'static str, Method, MethodRouter<Arc<Shared>>)>;
+
+/// Where the API is.
+const API: &str = "/api/v1";
+/// A request body: some ten thousand queue ids fit.
+const BODY_LEN_MAX: usize = 256 * 1024;
+
+/// See [`Admin::start`].
+pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<Admin, Error> {
+    let console = bind("console", config.address).await?;
+    let metrics = bind("metrics", config.metrics_address).await?;
+    let (control, control_file) = socket::bind(&config.socket).await?;
+    let shared = Arc::new(Shared {
+        parts,
+        view: std::sync::Mutex::new(Arc::new(view)),
+        submission: std::sync::OnceLock::new(),
+        console: std::sync::OnceLock::new(),
+    });
+    let tasks = &shared.parts.tasks;
+    let serving = connection::serve(control, control_router(&shared), tasks.clone());
+    tasks.spawn("control_socket", async move {
+        serving.await;
+        drop(control_file);
+    });
+    let mut admin = Admin {
+        shared: Arc::clone(&shared),
+        console: None,
+        metrics: None,
+    };
+    let metrics_apart = metrics.is_some();
+    if let Some((listener, address)) = metrics {
+        let router = metrics_router(Arc::clone(&shared.parts.metrics));
+        let serving = connection::serve(listener, router, tasks.clone());
+        tasks.spawn("metrics_server", serving);
+        admin.metrics = Some(address);
+    }
+    if let Some((listener, address)) = console {
+        let router = console_router(&shared, metrics_apart);
+        let serving = connection::serve(listener, router, tasks.clone());
+        tasks.spawn("console", serving);
+        admin.console = shared.console.set(address).ok().map(|()| address);
+    }
+    Ok(admin)
+}
+
+async fn bind(
+    what: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<(TcpListener, SocketAddr)>, Error> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let failed = |source| Error::Bind {
+        what,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, bound)))
+}
+
+fn routes() -> Routes {
+    vec![
+        ("/openapi.json", Method::GET, get(handlers::openapi)),
+        ("/status", Method::GET, get(handlers::status)),
+        ("/reload", Method::POST, post(handlers::reload)),
+        ("/accounts", Method::GET, get(handlers::accounts)),
+        (
+            "/accounts/{name}/sign-in",
+            Method::POST,
+            post(handlers::sign_in),
+        ),
+        (
+            "/accounts/{name}/sign-out",
+            Method::POST,
+            post(handlers::sign_out),
+        ),
+        ("/accounts/{name}/test", Method::POST, post(handlers::test)),
+        ("/sign-ins/callback", Method::POST, post(handlers::pasted)),
+        ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
+        ("/queue", Method::GET, get(handlers::queue)),
+        ("/queue/{id}", Method::GET, get(handlers::queue_entry)),
+        (
+            "/queue/{id}/message",
+            Method::GET,
+            get(handlers::queue_message),
+        ),
+        ("/queue/retry", Method::POST, operation(Operation::Retry)),
+        ("/queue/hold", Method::POST, operation(Operation::Hold)),
+        (
+            "/queue/release",
+            Method::POST,
+            operation(Operation::Release),
+        ),
+        ("/queue/delete", Method::POST, operation(Operation::Delete)),
+    ]
+}
+
+fn operation(operation: Operation) -> MethodRouter<Arc<Shared>> {
+    post(move |shared, selector| handlers::operate(operation, shared, selector))
+}
+
+/// The whole API, for whoever may open the socket.
+fn control_router(shared: &Arc<Shared>) -> Router {
+    let mut api = Router::new();
+    for (path, _, handler) in routes() {
+        api = api.route(path, handler);
+    }
+    Router::new()
+        .nest(API, api)
+        .merge(probes())
+        .route(
+            "/metrics",
+            get(health::metrics).with_state(Arc::clone(&shared.parts.metrics)),
+        )
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .with_state(Arc::clone(shared))
+}
+
+/// What anyone who reaches the console's address may see.
+fn console_router(shared: &Arc<Shared>, metrics_apart: bool) -> Router {
+    let asked = Arc::clone(shared);
+    let hosts: Hosts = Arc::new(move || asked.hosts());
+    let mut router = probes().fallback(callback_or_nothing);
+    if !metrics_apart {
+        let metrics = Arc::clone(&shared.parts.metrics);
+        router = router.route("/metrics", get(health::metrics).with_state(metrics));
+    }
+    guarded(router, hosts).with_state(Arc::clone(shared))
+}
+
+/// Puts before `router` what every request over TCP must pass, and keeps the API closed there.
+fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, hosts: Hosts) -> Router<S> {
+    router
+        .route(API, any(unauthorized))
+        .route("/api/v1/{*rest}", any(unauthorized))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .layer(middleware::from_fn_with_state(hosts, guard::host))
+        .layer(middleware::from_fn(guard::security_headers))
+}
+
+/// An address of its own for scrapers: they come under many names, and there is nothing else here.
+fn metrics_router(metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/metrics", get(health::metrics).with_state(metrics))
+        .fallback(not_found)
+        .layer(middleware::from_fn(guard::security_headers))
+}
+
+fn probes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+}
+
+/// The callback may be at any path that a profile's redirect URL names, so it is no fixed route.
+async fn callback_or_nothing(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+) -> Response {
+    let oauth = &shared.parts.oauth;
+    if callback::is_callback(uri.path(), &oauth.redirect_urls()) {
+        return callback::answer(oauth, method, &uri).await;
+    }
+    not_found().await
+}
+
+async fn unauthorized() -> Response {
+    let problem = Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "the API needs a session or a key here",
+    )
+    .remedy("use the command line on this machine: it speaks through the control socket");
+    ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+}
+
+async fn not_found() -> Response {
+    Problem::new(StatusCode::NOT_FOUND, "nothing is here").into_response()
+}
+
+async fn wrong_method() -> Response {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this address takes another method",
+    )
+    .into_response()
+}
+
+impl Shared {
+    /// The host names that the console answers to beside this machine's own.
+    fn hosts(&self) -> Vec<String> {
+        let mut urls = self.parts.oauth.redirect_urls();
+        urls.extend(self.view().public_url.clone());
+        urls.iter().filter_map(guard::host_of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The document describes every route, and no other.
+    #[test]
+    fn openapi_describes_exactly_the_routes() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                described.insert(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+        let served: BTreeSet<String> = routes()
+            .iter()
+            .map(|(path, method, _)| format!("{method} {API}{path}"))
+            .collect();
+        assert_eq!(described, served);
+    }
+
+    async fn ask(address: SocketAddr, path: &str, host: &str) -> reqwest::Response {
+        let http = reqwest::Client::builder().tls_certs_only([]).no_proxy();
+        let request = http.build().unwrap().get(format!("http://{address}{path}"));
+        request.header(header::HOST, host).send().await.unwrap()
+    }
+
+    /// Over TCP: the API is closed, strange hosts are turned away, and every answer, also of an
+    /// error, carries the security headers.
+    #[tokio::test]
+    async fn the_tcp_address_is_guarded() {
+        let hosts: Hosts = Arc::new(|| vec!["relay.example.com".into()]);
+        let router = Router::new().route("/healthz", get(health::healthz));
+        let router = guarded(router.fallback(not_found), hosts);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = crate::net::tasks::Tasks::new();
+        tasks.spawn(
+            "console",
+            connection::serve(listener, router, tasks.clone()),
+        );
+
+        for (path, host, status) in [
+            ("/healthz", "localhost", 200),
+            ("/healthz", "relay.example.com:443", 200),
+            ("/healthz", "evil.example", 421),
+            ("/api/v1/queue", "localhost", 401),
+            ("/api/v1", "localhost", 401),
+            ("/api/v1/openapi.json", "localhost", 401),
+            ("/api/v1/queue", "evil.example", 421),
+            ("/nothing", "localhost", 404),
+        ] {
+            let answer = ask(address, path, host).await;
+            assert_eq!(answer.status(), status, "{path} for {host}");
+            let field = |name| answer.headers().get(name).map(|v| v.to_str().unwrap());
+            assert_eq!(field("x-content-type-options"), Some("nosniff"), "{path}");
+            assert_eq!(field("cache-control"), Some("no-store"), "{path}");
+            assert_eq!(field("referrer-policy"), Some("no-referrer"), "{path}");
+            let policy = field("content-security-policy").unwrap();
+            assert!(policy.starts_with("default-src 'none'"), "{path}");
+            if status >= 400 {
+                assert_eq!(
+                    field("content-type"),
+                    Some("application/problem+json"),
+                    "{path}"
+                );
+            }
+        }
+        tasks.stop();
+        tasks.drained().await;
+    }
+
+    /// What the daemon says no with is what the client's caller reads.
+    #[tokio::test]
+    async fn a_problem_travels_over_the_control_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (listener, _file) = socket::bind(&path).await.unwrap();
+        let refuse = || async {
+            let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not taken");
+            problem.problems = vec!["listener.tls = \"startls\": use \"starttls\"".into()];
+            problem
+        };
+        let router = Router::new()
+            .route("/api/v1/reload", post(refuse))
+            .route("/healthz", get(health::healthz));
+        let tasks = crate::net::tasks::Tasks::new();
+        tasks.spawn(
+            "control",
+            connection::serve(listener, router, tasks.clone()),
+        );
+
+        let client = crate::admin::client::Client::connect(&path).await.unwrap();
+        client.healthz().await.unwrap();
+        let refused = client.reload().await.unwrap_err().to_string();
+        let wanted = "not taken\nlistener.tls = \"startls\": use \"starttls\"";
+        assert_eq!(refused, wanted);
+        let strange = client.accounts().await.unwrap_err().to_string();
+        assert!(
+            strange.contains("404") && strange.contains("--version"),
+            "{strange}"
+        );
+        drop(client);
+        tasks.stop();
+        tasks.drained().await;
+    }
+}

@@ -1,0 +1,116 @@
+//! `gatepost queue export`: the octets and the envelope as files, for another system or a post-mortem.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    admin::client::Client,
+    cli::{Context, reach},
+    mail::QueueId,
+};
+
+/// Mail is for its owner's eyes.
+const FILE_MODE: u32 = 0o600;
+
+/// Arguments of `gatepost queue export`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The messages
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<QueueId>,
+    /// Where the files go
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+}
+
+pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
+    let client = reach::connect(&context.sources).await?;
+    for id in &args.ids {
+        let written = export(&client, *id, &args.dir).await?;
+        context.printer.line(written.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes both files; the message's path.
+async fn export(client: &Client, id: QueueId, dir: &Path) -> anyhow::Result<PathBuf> {
+    let detail = client.queue_entry(id).await?;
+    let message = dir.join(format!("{id}.eml"));
+    let mut octets = client.queue_message(id).await?;
+    let mut file = NewFile::create(&message)?;
+    while let Some(chunk) = octets.chunk().await? {
+        file.write(&chunk)?;
+    }
+    file.finish()?;
+    let envelope = dir.join(format!("{id}.json"));
+    let mut file = NewFile::create(&envelope)?;
+    file.write(&serde_json::to_vec_pretty(&detail)?)?;
+    file.write(b"\n")?;
+    file.finish()?;
+    Ok(message)
+}
+
+/// A file that appears under its name only when it is whole and on disk.
+struct NewFile {
+    file: fs::File,
+    unfinished: PathBuf,
+    path: PathBuf,
+}
+
+impl NewFile {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".part");
+        let unfinished = PathBuf::from(unfinished);
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .open(&unfinished)
+            .with_context(|| unfinished.display().to_string())?;
+        Ok(Self {
+            file,
+            unfinished,
+            path: path.into(),
+        })
+    }
+
+    fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.file.write_all(octets)
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.unfinished, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Nobody sees half a message, and nobody else sees a whole one.
+    #[test]
+    fn a_file_appears_whole_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.eml");
+        let mut file = NewFile::create(&path).unwrap();
+        file.write(b"octets").unwrap();
+        assert!(!path.exists());
+        file.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"octets");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

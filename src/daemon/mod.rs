@@ -1,0 +1,259 @@
+//! Builds bottom-up, starts, reloads, drains: the only file that knows everyone.
+//!
+//! Start: metrics, store, queue, tokens, lanes, control surface, listeners. What can fail for
+//! reasons of this machine (a port in use) comes after the store's lock is held and before the
+//! first client is greeted. Stop: the other way round, each part within its share of the drain
+//! limit; whatever is unfinished then is in the store.
+
+mod reload;
+pub mod supervise;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::{
+    admin::{self, Admin},
+    clock::{Clock, SystemClock},
+    config::{Config, Sources},
+    delivery::{self, Delivery},
+    net::tasks::Tasks,
+    oauth::Oauth,
+    queue::Queue,
+    store::Store,
+    submission::{self, Submission},
+    telemetry::Metrics,
+};
+
+/// Sessions finish the transaction under way; a 25 MiB upload over a slow line takes a while.
+const SUBMISSION_DRAIN_MAX: Duration = Duration::from_secs(12);
+/// Lanes finish and settle the transactions under way.
+const DELIVERY_DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Answers of the control surface, refreshes of tokens. The three together stay below 30 s, which is
+/// what container runtimes are told to wait.
+const REST_DRAIN_MAX: Duration = Duration::from_secs(3);
+/// Reloads that may wait: one runs, one waits with the newest file, more would read the same.
+const RELOADS_WAITING_MAX: usize = 1;
+
+/// A running daemon. Its parts are shared handles.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// Accept, lease, settle.
+    pub queue: Queue,
+    /// Tokens.
+    pub oauth: Oauth,
+    /// Lanes.
+    pub delivery: Delivery,
+    /// Listeners.
+    pub submission: Submission,
+    /// The console's bound TCP address.
+    pub console: Option<SocketAddr>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    admin: Admin,
+    owners: Owners,
+    sources: Sources,
+    /// The configuration in force. An async lock: it also makes reloads take turns.
+    config: tokio::sync::Mutex<Config>,
+}
+
+/// The task sets, one a part, so that each can be drained in its turn.
+#[derive(Debug, Default)]
+struct Owners {
+    submission: Tasks,
+    delivery: Tasks,
+    oauth: Tasks,
+    admin: Tasks,
+}
+
+impl Daemon {
+    /// Builds every part bottom-up and starts it. `Ok`: listeners are bound, the store is open.
+    ///
+    /// # Errors
+    /// Whatever part could not start, with the remedy. Parts that had started are drained.
+    pub async fn start(config: Config, sources: Sources) -> anyhow::Result<Self> {
+        let owners = Owners::default();
+        let started = Box::pin(build(config, sources, &owners)).await;
+        match started {
+            Ok(built) => Ok(built.into_daemon(owners)),
+            Err(error) => {
+                owners.drain().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the configuration again and applies it; on an error the old one stays in force.
+    ///
+    /// # Errors
+    /// Every problem.
+    pub async fn reload(&self) -> anyhow::Result<()> {
+        match self.reload_all().await {
+            Ok(_) => Ok(()),
+            Err(problems) => Err(anyhow::anyhow!(problems.join("\n"))),
+        }
+    }
+
+    /// Drains: stop accepting, finish transactions, settle, flush. Returns when all is done or the
+    /// drain limit has passed (what is then unfinished is in the store).
+    pub async fn stop(&self) {
+        self.inner.owners.drain().await;
+    }
+
+    /// Reloads in a task of the daemon's own, so that whoever asks goes on meanwhile.
+    pub(crate) fn reload_in_background<F>(&self, done: F)
+    where
+        F: FnOnce(bool) + Send + 'static,
+    {
+        let daemon = self.clone();
+        (self.inner.owners.admin).spawn("reload", async move {
+            done(daemon.reload_all().await.is_ok());
+        });
+    }
+
+    /// Stops accepting at once, without waiting for anybody: after the store has failed.
+    pub fn stop_accepting(&self) {
+        self.inner.owners.submission.stop();
+    }
+}
+
+impl Owners {
+    /// Top down: nobody is stopped while someone above could still need it.
+    async fn drain(&self) {
+        for (part, tasks, limit) in [
+            ("submission", &self.submission, SUBMISSION_DRAIN_MAX),
+            ("delivery", &self.delivery, DELIVERY_DRAIN_MAX),
+            ("admin", &self.admin, REST_DRAIN_MAX),
+            ("oauth", &self.oauth, REST_DRAIN_MAX),
+        ] {
+            tasks.stop();
+            if tokio::time::timeout(limit, tasks.drained()).await.is_err() {
+                tracing::warn!(event = "drain_cut_short", part);
+            }
+        }
+    }
+}
+
+/// Everything that has been started, before it is handed out.
+struct Built {
+    queue: Queue,
+    oauth: Oauth,
+    delivery: Delivery,
+    submission: Submission,
+    admin: Admin,
+    config: Config,
+    sources: Sources,
+    reloads: mpsc::Receiver<admin::ReloadRequest>,
+}
+
+impl Built {
+    fn into_daemon(self, owners: Owners) -> Daemon {
+        let daemon = Daemon {
+            queue: self.queue,
+            oauth: self.oauth,
+            delivery: self.delivery,
+            submission: self.submission,
+            console: self.admin.console(),
+            inner: Arc::new(Inner {
+                admin: self.admin,
+                owners,
+                sources: self.sources,
+                config: tokio::sync::Mutex::new(self.config),
+            }),
+        };
+        let tasks = &daemon.inner.owners.admin;
+        tasks.spawn("reload", reload::serve(daemon.clone(), self.reloads));
+        daemon
+    }
+}
+
+async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Result<Built> {
+    let metrics = Arc::new(Metrics::new());
+    let clock: Arc<dyn Clock> = SystemClock::shared();
+    let store = open_store(&config, &metrics).await?;
+    let queue = Queue::new(
+        config.queue.clone(),
+        store.clone(),
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+    );
+    let oauth = Oauth::start(
+        config.oauth.clone(),
+        store,
+        Arc::clone(&clock),
+        owners.oauth.clone(),
+        Arc::clone(&metrics),
+    );
+    let oauth = oauth.await.context("tokens cannot be kept")?;
+    let delivery = Delivery::start(
+        config.delivery.clone(),
+        delivery::Parts {
+            queue: queue.clone(),
+            oauth: oauth.clone(),
+            clock: Arc::clone(&clock),
+            tasks: owners.delivery.clone(),
+            metrics: Arc::clone(&metrics),
+        },
+    );
+    let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
+    let parts = admin::Parts {
+        queue: queue.clone(),
+        oauth: oauth.clone(),
+        delivery: delivery.clone(),
+        clock: Arc::clone(&clock),
+        tasks: owners.admin.clone(),
+        metrics: Arc::clone(&metrics),
+        reload,
+    };
+    let admin = Admin::start(&config.admin, view(&config), parts).await?;
+    let parts = submission::Parts {
+        queue: queue.clone(),
+        clock,
+        tasks: owners.submission.clone(),
+        metrics,
+    };
+    let listeners = config.listeners.clone();
+    let submission = Submission::start(listeners, config.rules.clone(), parts).await?;
+    admin.listening(submission.clone());
+    Ok(Built {
+        queue,
+        oauth,
+        delivery,
+        submission,
+        admin,
+        config,
+        sources,
+        reloads,
+    })
+}
+
+/// Opening recovers and migrates: disk work, not for a worker thread.
+async fn open_store(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Store> {
+    let config = config.store.clone();
+    let metrics = Arc::clone(metrics);
+    let opened = tokio::task::spawn_blocking(move || Store::open(&config, metrics)).await?;
+    Ok(opened?)
+}
+
+/// What pages and listings show of the configuration.
+fn view(config: &Config) -> admin::View {
+    let accounts = config.delivery.accounts.iter().map(|account| {
+        let grant = config.oauth.accounts.get(&account.name);
+        admin::api::AccountFacts {
+            name: account.name.clone(),
+            mailbox: account.mailbox.clone(),
+            provider: grant.map(|grant| grant.provider.clone()),
+            grant: grant.map(|grant| grant.grant),
+        }
+    });
+    admin::View {
+        accounts: accounts.collect(),
+        state_dir: config.store.state_dir.clone(),
+        config_file: config.file.clone(),
+        public_url: config.admin.public_url.clone(),
+    }
+}
