@@ -1,0 +1,1 @@
+//! Tests of the whole: texts in, configurations and problems out.
