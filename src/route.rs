@@ -77,9 +77,11 @@ impl Route {
             })
             && holds(&self.client, &|name| origin.client == Some(name))
             && holds(&self.listener, &|address| origin.listener == address)
-            && self
-                .network
-                .is_none_or(|net| origin.peer.is_some_and(|ip| net.contains(&ip.to_canonical())))
+            && self.network.is_none_or(|net| {
+                origin
+                    .peer
+                    .is_some_and(|ip| net.contains(&ip.to_canonical()))
+            })
     }
 }
 
@@ -190,70 +192,92 @@ mod tests {
                     recipient: given("*@partner.example"),
                     ..route("both")
                 },
-                Route { sender: given("*@contoso.com"), ..route("sender") },
-                Route { sender: given("<>"), ..route("null") },
-                Route { client: given("printer-2"), ..route("client") },
-                Route { listener: given("127.0.0.1:2526"), ..route("listener") },
-                Route { network: "10.1.0.0/16".parse().ok(), ..route("network") },
+                Route {
+                    sender: given("*@contoso.com"),
+                    ..route("sender")
+                },
+                Route {
+                    sender: given("<>"),
+                    ..route("null")
+                },
+                Route {
+                    client: given("printer-2"),
+                    ..route("client")
+                },
+                Route {
+                    listener: given("127.0.0.1:2526"),
+                    ..route("listener")
+                },
+                Route {
+                    network: "10.1.0.0/16".parse().ok(),
+                    ..route("network")
+                },
             ],
             default_account: Some(AccountName::new("default")),
         }
     }
 
-    /// Each condition alone, together, and the order in which client, routes and default count.
+    fn origin() -> Origin<'static> {
+        Origin {
+            listener: "127.0.0.1:2525",
+            ..Origin::default()
+        }
+    }
+
+    /// Sender and recipients: all conditions together, in order, and the default last.
     #[test]
     fn the_first_route_whose_conditions_all_hold_wins() {
-        let own = AccountName::new("own");
-        let at = |ip: &str| ip.parse().ok();
-        let here = Origin { listener: "127.0.0.1:2525", ..Origin::default() };
         let contoso = Some("a@contoso.com");
-        let cases = [
-            (contoso, vec!["x@partner.example"], here.clone(), "both"),
-            (contoso, vec!["x@partner.example", "y@z.example"], here.clone(), "sender"),
-            (None, vec!["x@y.example"], here.clone(), "null"),
-            (Some("a@b.example"), vec!["x@y.example"], here.clone(), "default"),
-            (
-                Some("a@b.example"),
-                vec!["x@y.example"],
-                Origin { client: Some("printer-2"), ..here.clone() },
-                "client",
-            ),
-            (
-                Some("a@b.example"),
-                vec!["x@y.example"],
-                Origin { listener: "127.0.0.1:2526", ..here.clone() },
-                "listener",
-            ),
-            (
-                Some("a@b.example"),
-                vec!["x@y.example"],
-                Origin { peer: at("10.1.2.3"), ..here.clone() },
-                "network",
-            ),
-            (
-                Some("a@b.example"),
-                vec!["x@y.example"],
-                Origin { peer: at("::ffff:10.1.2.3"), ..here.clone() },
-                "network",
-            ),
-            (
-                contoso,
-                vec!["x@partner.example"],
-                Origin { client_account: Some(&own), ..here.clone() },
-                "own",
-            ),
-        ];
         let router = router();
-        for (from, to, origin, want) in cases {
-            let account = router.route(&envelope(from, &to), &origin);
-            assert_eq!(account.map(AccountName::as_str), Some(want), "{from:?} {to:?}");
+        for (from, to, want) in [
+            (contoso, vec!["x@partner.example"], "both"),
+            (contoso, vec!["x@partner.example", "y@z.example"], "sender"),
+            (None, vec!["x@y.example"], "null"),
+            (Some("a@b.example"), vec!["x@y.example"], "default"),
+        ] {
+            let account = router.route(&envelope(from, &to), &origin());
+            assert_eq!(
+                account.map(AccountName::as_str),
+                Some(want),
+                "{from:?} {to:?}"
+            );
+        }
+    }
+
+    /// Who submits: each condition alone, and a client's own account over all of them.
+    #[test]
+    fn who_submits_decides_too() {
+        let own = AccountName::new("own");
+        let (mut client, mut listener, mut owned) = (origin(), origin(), origin());
+        client.client = Some("printer-2");
+        listener.listener = "127.0.0.1:2526";
+        owned.client_account = Some(&own);
+        let at = |ip: &str| Origin {
+            peer: ip.parse().ok(),
+            ..origin()
+        };
+        let router = router();
+        for (origin, want) in [
+            (client, "client"),
+            (listener, "listener"),
+            (at("10.1.2.3"), "network"),
+            (at("::ffff:10.1.2.3"), "network"),
+            (at("10.2.0.1"), "default"),
+            (owned, "own"),
+        ] {
+            let envelope = envelope(Some("a@b.example"), &["x@y.example"]);
+            let account = router.route(&envelope, &origin);
+            assert_eq!(account.map(AccountName::as_str), Some(want), "{origin:?}");
         }
     }
 
     /// Without a default, mail that no route wants has no account: it is refused, never guessed.
     #[test]
     fn nothing_matches_nothing() {
-        let router = Router { default_account: None, ..router() };
+        let router = Router {
+            default_account: None,
+            ..router()
+        };
         let envelope = envelope(Some("a@b.example"), &["x@y.example"]);
         assert_eq!(router.route(&envelope, &Origin::default()), None);
     }

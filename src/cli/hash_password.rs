@@ -2,7 +2,7 @@
 //! standard output. Never as an argument: arguments are seen by every user.
 
 use std::{
-    io::{self, BufRead, IsTerminal, Read},
+    io::{self, BufRead, IsTerminal},
     process::ExitCode,
 };
 

@@ -62,8 +62,9 @@ impl Report {
         !self.problems.is_empty()
     }
 
-    /// Everything wrong.
-    pub(super) fn into_problems(self) -> Problems {
+    /// Everything wrong, section by section.
+    pub(super) fn into_problems(mut self) -> Problems {
+        self.problems.sort_by(|a, b| a.key.cmp(&b.key));
         Problems(self.problems)
     }
 }
@@ -167,7 +168,7 @@ impl<'a> Reader<'a> {
         (part, reader)
     }
 
-    pub(super) fn from_environment(&self, value: &Value) -> bool {
+    pub(super) fn is_from_environment(&self, value: &Value) -> bool {
         let metadata = self.figment.get_metadata(value.tag());
         metadata.is_some_and(|m| m.name == layers::ENVIRONMENT)
     }
@@ -199,14 +200,15 @@ impl<'a> Reader<'a> {
     }
 
     fn unknown(&mut self, key: &str, value: &Value, at: &Place, known: &[&str]) {
-        let remedy = if let Some(meant) = layers::flattened_key(key).filter(|_| at.shown.is_empty()) {
+        let remedy = if let Some(meant) = layers::flattened_key(key).filter(|_| at.shown.is_empty())
+        {
             format!("from the environment, write {meant} (two underscores after a section)")
         } else if let Some(near) = nearest(key, known.iter().copied()) {
             format!("did you mean {near}?")
         } else {
             format!("known here: {}", known.join(", "))
         };
-        let what = if self.from_environment(value) {
+        let what = if self.is_from_environment(value) {
             "unknown key, set in the environment"
         } else {
             "unknown key"
@@ -295,19 +297,22 @@ impl Raw<'_> {
 
     /// The texts of a list; from the environment, one text with commas.
     pub(super) fn texts(&self) -> Result<Vec<&str>, Wrong> {
-        match self.value {
-            Value::String(_, text) if self.from_environment => {
-                Ok(text.split(',').map(str::trim).filter(|t| !t.is_empty()).collect())
-            }
-            Value::Array(_, items) => items
-                .iter()
-                .map(|item| {
-                    item.as_str()
-                        .ok_or_else(|| Wrong::new(format!("holds {}, not text", kind_of(item))))
-                })
-                .collect(),
-            other => Err(Wrong::new(format!("is {}, not a list", kind_of(other)))),
+        let text = self.value.as_str().filter(|_| self.from_environment);
+        if let Some(text) = text {
+            let texts = text.split(',').map(str::trim);
+            return Ok(texts.filter(|text| !text.is_empty()).collect());
         }
+        let Some(items) = self.value.as_array() else {
+            return Err(Wrong::new(format!(
+                "is {}, not a list",
+                kind_of(self.value)
+            )));
+        };
+        let texts = items.iter().map(|item| {
+            let wrong = || Wrong::new(format!("holds {}, not text", kind_of(item)));
+            item.as_str().ok_or_else(wrong)
+        });
+        texts.collect()
     }
 }
 
@@ -363,7 +368,7 @@ impl<T: Leaf> Part for Field<T> {
         };
         let raw = Raw {
             value,
-            from_environment: reader.from_environment(value),
+            from_environment: reader.is_from_environment(value),
             folder: reader.folder,
         };
         let mut shown = if T::SECRET {
@@ -382,7 +387,9 @@ impl<T: Leaf> Part for Field<T> {
         match T::parse(&raw) {
             Ok(parsed) => {
                 if parsed.is_literal_secret() && !raw.from_environment {
-                    reader.literal_secret.get_or_insert_with(|| at.shown.clone());
+                    reader
+                        .literal_secret
+                        .get_or_insert_with(|| at.shown.clone());
                 }
                 field(shown, Given::Is(parsed))
             }
@@ -406,11 +413,18 @@ impl<S: Part> Part for Listed<S> {
             return Self(None);
         };
         let Value::Array(_, items) = value else {
-            let (what, remedy) = if reader.from_environment(value) || has_environment(value, reader) {
-                ("a list of sections cannot be set in the environment", "use the file")
-            } else {
-                ("is a list of sections", "write it in double brackets: [[..]]")
-            };
+            let (what, remedy) =
+                if reader.is_from_environment(value) || has_environment(value, reader) {
+                    (
+                        "a list of sections cannot be set in the environment",
+                        "use the file",
+                    )
+                } else {
+                    (
+                        "is a list of sections",
+                        "write it in double brackets: [[..]]",
+                    )
+                };
             reader.report.problem(&at.shown, NOT_SHOWN, what, remedy);
             return Self(Some(Vec::new()));
         };
@@ -422,7 +436,7 @@ impl<S: Part> Part for Listed<S> {
 
 fn has_environment(value: &Value, reader: &Reader<'_>) -> bool {
     let mut values = value.as_dict().into_iter().flat_map(Dict::values);
-    values.any(|v| reader.from_environment(v))
+    values.any(|v| reader.is_from_environment(v))
 }
 
 /// `[section.NAME]`s by name. Bad names are told and left out.

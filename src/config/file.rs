@@ -12,9 +12,7 @@ use url::Url;
 
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
-    leaf::{
-        BounceTo, Embedded, Hidden, Mechanism, NeverRewrite, OverSmtp, QueueFirst, TcpAddress,
-    },
+    leaf::{BounceTo, Embedded, Hidden, Mechanism, NeverRewrite, OverSmtp, QueueFirst, TcpAddress},
     secret_source::SecretSource,
     units::ByteSize,
 };

@@ -80,7 +80,7 @@ fn syntax(message: &str) -> (String, String) {
     };
     let told: Vec<&str> = message
         .lines()
-        .map(str::trim)
+        .map(|line| line.trim().trim_start_matches("TOML parse error at "))
         .filter(|line| !is_quotation(line) && !line.is_empty())
         .collect();
     let what = format!("is not valid TOML: {}", told.join(": "));

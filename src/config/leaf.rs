@@ -1,8 +1,11 @@
 //! How each type of value is written: one [`Leaf`] a type.
 
-use std::{net::{IpAddr, SocketAddr}, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
-use figment::value::Value;
 use ipnet::IpNet;
 use url::Url;
 
@@ -66,14 +69,13 @@ impl Leaf for bool {
     const REMEDY: &'static str = "write true or false, without quotes";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
-        match raw.value {
-            Value::Bool(_, value) => Ok(*value),
-            Value::String(_, text) if raw.from_environment => match text.as_str() {
-                "true" | "1" | "yes" | "on" => Ok(true),
-                "false" | "0" | "no" | "off" => Ok(false),
-                _ => Err(Wrong::new("is neither true nor false")),
-            },
-            other => Err(Wrong::new(format!("is {}", kind_of(other)))),
+        let text = raw.value.as_str().filter(|_| raw.from_environment);
+        match (raw.value.to_bool(), text) {
+            (Some(value), _) => Ok(value),
+            (None, Some("true" | "1" | "yes" | "on")) => Ok(true),
+            (None, Some("false" | "0" | "no" | "off")) => Ok(false),
+            (None, Some(_)) => Err(Wrong::new("is neither true nor false")),
+            (None, None) => Err(Wrong::new(format!("is {}", kind_of(raw.value)))),
         }
     }
 }
@@ -82,13 +84,17 @@ impl Leaf for u32 {
     const REMEDY: &'static str = "write a whole number from 0 to 4294967295, without quotes";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
-        let number = match raw.value {
-            Value::Num(_, number) => number
+        let text = raw.value.as_str().filter(|_| raw.from_environment);
+        let number = match (raw.value.to_num(), text) {
+            (Some(number), _) => number
                 .to_i128()
                 .and_then(|n| Self::try_from(n).ok())
                 .or_else(|| number.to_u128().and_then(|n| Self::try_from(n).ok())),
-            Value::String(_, text) if raw.from_environment => text.trim().parse().ok(),
-            other => return Err(Wrong::new(format!("is {}, not a number", kind_of(other)))),
+            (None, Some(text)) => text.trim().parse().ok(),
+            (None, None) => {
+                let what = format!("is {}, not a number", kind_of(raw.value));
+                return Err(Wrong::new(what));
+            }
         };
         number.ok_or_else(|| Wrong::new("is out of range"))
     }
@@ -115,7 +121,8 @@ impl Leaf for ByteSize {
 }
 
 impl Leaf for IpNet {
-    const REMEDY: &'static str = "write a network as \"10.0.0.0/8\" or \"fd00::/8\", or one address";
+    const REMEDY: &'static str =
+        "write a network as \"10.0.0.0/8\" or \"fd00::/8\", or one address";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
         network(raw.text()?)
@@ -131,6 +138,7 @@ impl Leaf for Vec<IpNet> {
 }
 
 fn network(text: &str) -> Result<IpNet, Wrong> {
+    let text = text.trim();
     let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
     let network = text.parse::<IpNet>().ok().or_else(address);
     // `10.1.2.3/8` means `10.0.0.0/8` to some and one host to others; the former is what it does.
@@ -173,7 +181,8 @@ pub(super) enum TcpAddress {
 }
 
 impl Leaf for TcpAddress {
-    const REMEDY: &'static str = "write IP:PORT, as \"127.0.0.1:8025\" or \"[::1]:8025\", or \"none\"";
+    const REMEDY: &'static str =
+        "write IP:PORT, as \"127.0.0.1:8025\" or \"[::1]:8025\", or \"none\"";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
         match raw.text()? {

@@ -1,7 +1,10 @@
 //! The known name that a misspelt one was probably meant to be.
 
 /// The nearest of `known`, if near enough to be a slip and not another word.
-pub(super) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let given = given.to_lowercase();
     let close_enough = 1 + given.chars().count() / 4;
     known

@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use figment::value::{Dict, Value};
+use figment::value::Dict;
 
 use super::{
-    field::{Leaf, Raw, Wrong, kind_of},
+    field::{Leaf, Raw, Wrong},
     layers::Variables,
     nearest::nearest,
 };
@@ -57,10 +57,9 @@ impl Leaf for SecretSource {
     const SECRET: bool = true;
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
-        match raw.value {
-            Value::String(_, text) => Ok(Self::Text(Secret::new(text.as_str()))),
-            Value::Dict(_, table) => Self::parse_table(table, raw),
-            other => Err(Wrong::new(format!("is {}, not text", kind_of(other)))),
+        match raw.value.as_dict() {
+            Some(table) => Self::parse_table(table, raw),
+            None => raw.text().map(|text| Self::Text(Secret::new(text))),
         }
     }
 
@@ -89,12 +88,12 @@ impl SecretSource {
                 if words.is_empty() {
                     return Err(Wrong::new("command is empty"));
                 }
-                Ok(Self::Command(words.into_iter().map(str::to_owned).collect()))
+                Ok(Self::Command(
+                    words.into_iter().map(str::to_owned).collect(),
+                ))
             }
             other => Err(match nearest(other, SOURCES) {
-                Some(near) => {
-                    Wrong::with_remedy("unknown source", format!("did you mean {near}?"))
-                }
+                Some(near) => Wrong::with_remedy("unknown source", format!("did you mean {near}?")),
                 None => Wrong::new("unknown source"),
             }),
         }
@@ -113,7 +112,9 @@ impl SecretSource {
                 Some(folder) => read(&Path::new(folder).join(name)),
                 None => Err((
                     "systemd passed no credentials ($CREDENTIALS_DIRECTORY is not set)".to_owned(),
-                    format!("add LoadCredential={name}:/path to the unit, or use {{ file = \"..\" }}"),
+                    format!(
+                        "add LoadCredential={name}:/path to the unit, or use {{ file = \"..\" }}"
+                    ),
                 )),
             },
             Self::Command(words) => run(words),
@@ -162,7 +163,8 @@ fn first_line(source: impl Read) -> Option<Secret> {
 
 fn run(words: &[String]) -> Result<Secret, Refusal> {
     let (program, arguments) = words.split_first().ok_or_else(|| refused("is empty"))?;
-    let remedy = || format!("run `{program}` as the user that gatepost runs as and see what it says");
+    let remedy =
+        || format!("run `{program}` as the user that gatepost runs as and see what it says");
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -215,7 +217,10 @@ fn failure(child: &mut Child) -> Option<String> {
 }
 
 fn refused(what: &str) -> Refusal {
-    (format!("the command {what}"), SecretSource::REMEDY.to_owned())
+    (
+        format!("the command {what}"),
+        SecretSource::REMEDY.to_owned(),
+    )
 }
 
 /// Whatever a command says on standard error, on one line.
@@ -277,7 +282,10 @@ mod tests {
             (SecretSource::File(empty), "the source is empty"),
             (SecretSource::File(binary), "is not text"),
             (SecretSource::Env("NAME".into()), "NAME is not set"),
-            (SecretSource::Credential("x".into()), "$CREDENTIALS_DIRECTORY is not set"),
+            (
+                SecretSource::Credential("x".into()),
+                "$CREDENTIALS_DIRECTORY is not set",
+            ),
             (command(&["/nonexistent"]), "cannot be run"),
             (
                 command(&["sh", "-c", "echo canary; echo vault is sealed >&2; exit 3"]),

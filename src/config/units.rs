@@ -62,7 +62,11 @@ pub(super) fn size(text: &str) -> Option<ByteSize> {
     let (_, octets) = SIZE_UNITS
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
-    number.parse::<u64>().ok()?.checked_mul(*octets).map(ByteSize)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(*octets)
+        .map(ByteSize)
 }
 
 /// A duration as it is written in the file.

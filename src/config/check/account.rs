@@ -57,15 +57,17 @@ impl Checker<'_> {
         let auth = self.upstream_auth(&section.smtp, mechanism, login);
         let preset = profile.map(|profile| &profile.preset);
         let smtp_preset = preset.and_then(|preset| preset.smtp);
-        // An unknown provider would have named the host: that one problem is enough.
-        let is_told = profile.is_none() && !section.provider.is_absent();
+        // The provider that is missing would have named the host: that one problem is enough.
+        let is_told = profile.is_none() && (needs_token || !section.provider.is_absent());
         let smtp = (!is_told || !section.smtp.host.is_absent())
             .then(|| self.smarthost(&section.smtp, smtp_preset, auth, upstream))
             .flatten();
         let limits = self.limits(&section.limits, profile);
         let grant = section.grant.copied().unwrap_or(Grant::AuthorizationCode);
-        if let Some(profile) = profile.filter(|_| needs_token) {
-            self.grant(section, grant, profile);
+        let is_grant_good = section.grant.is_absent() || section.grant.get().is_some();
+        let profile_used = profile.filter(|_| needs_token && is_grant_good);
+        if let Some((what, remedy)) = profile_used.and_then(|profile| profile.refuses(grant)) {
+            section.grant.refuse(&mut self.report, what, remedy);
         }
         let (Some(mailbox), Some(smtp)) = (mailbox, smtp) else {
             return;
@@ -94,7 +96,9 @@ impl Checker<'_> {
         if section.provider.is_absent() && needs_token {
             let remedy = "name a [provider.NAME], or set smtp.auth = \"password\" or \"none\" for a plain smarthost";
             if auth.is_absent() {
-                section.provider.refuse(&mut self.report, "is needed", remedy);
+                section
+                    .provider
+                    .refuse(&mut self.report, "is needed", remedy);
             } else if auth.get().is_some() {
                 auth.refuse(&mut self.report, "needs a provider", remedy);
             }
@@ -116,47 +120,6 @@ impl Checker<'_> {
             .mailbox
             .required(&mut self.report, "write the address that mail is sent as")
             .map(String::from)
-    }
-
-    /// Whether the provider can give tokens in this way.
-    fn grant(&mut self, section: &file::Account, grant: Grant, profile: &Profile) {
-        if section.grant.get().is_none() && !section.grant.is_absent() {
-            return;
-        }
-        let problem = match grant {
-            Grant::AuthorizationCode if !profile.has_authorization_url => Some((
-                "needs the provider's authorization_url",
-                "add it to the provider, or use another grant",
-            )),
-            Grant::DeviceCode if !profile.has_device_url && profile.kind == Kind::Google => Some((
-                "Google offers no device code for mail",
-                "use \"authorization_code\"; on a machine without a browser, `gatepost login NAME --no-browser`",
-            )),
-            Grant::DeviceCode if !profile.has_device_url => Some((
-                "needs the provider's device_authorization_url",
-                "add it to the provider, or use another grant",
-            )),
-            Grant::ClientCredentials if profile.kind == Kind::Google => Some((
-                "Google has no such grant for mailboxes",
-                "use \"authorization_code\"",
-            )),
-            Grant::ClientCredentials if !profile.has_secret => Some((
-                "needs the provider's client_secret",
-                "add it to the provider, or use another grant",
-            )),
-            Grant::ClientCredentials
-                if profile.kind == Kind::Microsoft && !profile.has_own_tenant =>
-            {
-                Some((
-                    "needs the provider's tenant: an application has no token of its own in \"common\"",
-                    "set tenant to your organisation's id or domain",
-                ))
-            }
-            Grant::AuthorizationCode | Grant::DeviceCode | Grant::ClientCredentials => None,
-        };
-        if let Some((what, remedy)) = problem {
-            section.grant.refuse(&mut self.report, what, remedy);
-        }
     }
 
     fn limits(&mut self, section: &file::Limits, profile: Option<&Profile>) -> Limits {

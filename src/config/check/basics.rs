@@ -41,7 +41,11 @@ impl Checker<'_> {
         default_state_dir(self.variables).unwrap_or_else(|| {
             if field.is_absent() {
                 let what = "is needed: neither $STATE_DIRECTORY nor $HOME is set";
-                field.refuse(&mut self.report, what, "name a folder, as \"/var/lib/gatepost\"");
+                field.refuse(
+                    &mut self.report,
+                    what,
+                    "name a folder, as \"/var/lib/gatepost\"",
+                );
             }
             PathBuf::new()
         })
@@ -53,7 +57,11 @@ impl Checker<'_> {
         if let Some(given) = field.get() {
             if !is_hostname(given) {
                 let what = "is not a host name";
-                field.refuse(&mut self.report, what, "use the relay's name, as \"relay.example.com\"");
+                field.refuse(
+                    &mut self.report,
+                    what,
+                    "use the relay's name, as \"relay.example.com\"",
+                );
             }
             return given.clone();
         }
@@ -105,7 +113,10 @@ impl Checker<'_> {
             first: queue.retry_first.copied().unwrap_or(default.first),
             max: queue.retry_max.copied().unwrap_or(default.max),
             lifetime: queue.lifetime.copied().unwrap_or(default.lifetime),
-            delay_warning: queue.delay_warning.copied().unwrap_or(default.delay_warning),
+            delay_warning: queue
+                .delay_warning
+                .copied()
+                .unwrap_or(default.delay_warning),
         };
         let report = &mut self.report;
         if policy.first.is_zero() {
@@ -120,12 +131,18 @@ impl Checker<'_> {
                 (&queue.retry_first, "is more than retry_max", policy.max)
             };
             let other = units::show_duration(other);
-            field.refuse(report, format!("{what} ({other})"), "make retry_first the smaller of the two");
+            field.refuse(
+                report,
+                format!("{what} ({other})"),
+                "make retry_first the smaller of the two",
+            );
         }
         if policy.lifetime < policy.first {
             let first = units::show_duration(policy.first);
             let what = format!("is less than retry_first ({first}): nothing would be tried twice");
-            queue.lifetime.refuse(report, what, "use \"5d\", or at least a few retries");
+            queue
+                .lifetime
+                .refuse(report, what, "use \"5d\", or at least a few retries");
         }
         let bounce_to = match queue.bounce_to.copied() {
             Some(BounceTo::Sender) | None => delivery::BounceTo::Sender,
@@ -165,7 +182,8 @@ impl Checker<'_> {
             && !log::is_level(level)
         {
             let remedy = "use \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-            file.level.refuse(&mut self.report, "is not a level", remedy);
+            file.level
+                .refuse(&mut self.report, "is not a level", remedy);
         }
         log::Config {
             format: file.format.copied().unwrap_or(default.format),

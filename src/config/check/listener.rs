@@ -68,7 +68,10 @@ impl Checker<'_> {
         let mut listeners: Vec<Listener> = Vec::new();
         for section in sections {
             let listener = self.listener(section);
-            let taken = if listeners.iter().any(|other| same(&other.address, &listener.address)) {
+            let taken = if listeners
+                .iter()
+                .any(|other| same(&other.address, &listener.address))
+            {
                 Some("another listener")
             } else if is_at(&listener.address, admin.address) {
                 Some("the console")
@@ -96,7 +99,8 @@ impl Checker<'_> {
         let max_connections = positive(&section.max_connections, CONNECTIONS_MAX, report);
         let listener = Listener {
             name: address.as_ref().map_or_else(String::new, name),
-            address: address.unwrap_or(default.address),
+            // Any port: a missing address is told once, not as a second listener at one place.
+            address: address.unwrap_or(Address::Tcp(SocketAddr::new(LISTENER.ip(), 0))),
             tls: section.tls.copied().unwrap_or(default.tls),
             certificate: None,
             auth: section.auth.copied().unwrap_or(default.auth),
@@ -105,8 +109,15 @@ impl Checker<'_> {
                 .copied()
                 .unwrap_or(default.auth_without_tls),
             allow: Vec::new(),
-            line_endings: section.line_endings.copied().unwrap_or(default.line_endings),
-            max_message_size: section.max_message_size.copied().unwrap_or(MESSAGE_SIZE_MAX).0,
+            line_endings: section
+                .line_endings
+                .copied()
+                .unwrap_or(default.line_endings),
+            max_message_size: section
+                .max_message_size
+                .copied()
+                .unwrap_or(MESSAGE_SIZE_MAX)
+                .0,
             max_recipients: positive(&section.max_recipients, RECIPIENTS_MAX, report),
             max_connections,
             max_connections_per_client: positive(
@@ -117,7 +128,9 @@ impl Checker<'_> {
         };
         if listener.max_message_size < MESSAGE_SIZE_LEAST.0 {
             let what = "is too small for any message";
-            section.max_message_size.refuse(report, what, "use \"35MiB\"");
+            section
+                .max_message_size
+                .refuse(report, what, "use \"35MiB\"");
         }
         self.passwords_in_clear(section, &listener);
         Listener {
@@ -133,7 +146,8 @@ impl Checker<'_> {
         if tls == Tls::None {
             for file in [certificate, key] {
                 // After a wrong `tls` the wish for TLS is plain enough.
-                if file.get().is_some() && (section.tls.is_absent() || section.tls.get().is_some()) {
+                if file.get().is_some() && (section.tls.is_absent() || section.tls.get().is_some())
+                {
                     let remedy = "set tls = \"starttls\" as well, or take it out";
                     file.refuse(report, "has no effect with tls = \"none\"", remedy);
                 }
@@ -162,7 +176,8 @@ impl Checker<'_> {
         let report = &mut self.report;
         match given {
             None if section.allow.is_absent() && needs_list => {
-                let what = "is needed: this listener is reachable beyond this machine without login";
+                let what =
+                    "is needed: this listener is reachable beyond this machine without login";
                 let remedy = "list the networks that may connect, as allow = [\"192.168.0.0/16\"], or set auth = \"required\"";
                 section.allow.refuse(report, what, remedy);
                 loopback()
@@ -195,12 +210,17 @@ impl Checker<'_> {
         let is_beyond = !address.ip().to_canonical().is_loopback();
         let report = &mut self.report;
         match (listener.tls, listener.auth, listener.auth_without_tls) {
-            (Tls::Starttls | Tls::Implicit, _, AuthWithoutTls::Never | AuthWithoutTls::Loopback)
+            (
+                Tls::Starttls | Tls::Implicit,
+                _,
+                AuthWithoutTls::Never | AuthWithoutTls::Loopback,
+            )
             | (Tls::Implicit, _, _)
             | (_, Auth::None, _) => {}
             (Tls::None, Auth::Required, AuthWithoutTls::Never) => {
                 let what = "nobody could log in: passwords need TLS here, and there is none";
-                let remedy = "set tls = \"starttls\" with a certificate, or auth_without_tls = \"loopback\"";
+                let remedy =
+                    "set tls = \"starttls\" with a certificate, or auth_without_tls = \"loopback\"";
                 section.auth.refuse(report, what, remedy);
             }
             (Tls::None, Auth::Required, AuthWithoutTls::Loopback) if is_beyond => {
@@ -208,9 +228,11 @@ impl Checker<'_> {
                 let remedy = "set tls = \"starttls\" with a certificate, or auth_without_tls = \"always\" (passwords then cross the network in clear)";
                 section.auth.refuse(report, what, remedy);
             }
-            (Tls::None | Tls::Starttls, Auth::Optional | Auth::Required, AuthWithoutTls::Always)
-                if is_beyond =>
-            {
+            (
+                Tls::None | Tls::Starttls,
+                Auth::Optional | Auth::Required,
+                AuthWithoutTls::Always,
+            ) if is_beyond => {
                 report.warning(format!(
                     "listener {}: passwords may cross the network in clear (auth_without_tls = \"always\")",
                     listener.name

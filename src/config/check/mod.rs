@@ -130,7 +130,11 @@ impl Checker<'_> {
                 format!("use one of {}, or add {section}", known.join(", "))
             }
         };
-        field.refuse(&mut self.report, format!("there is no {what} of this name"), remedy);
+        field.refuse(
+            &mut self.report,
+            format!("there is no {what} of this name"),
+            remedy,
+        );
     }
 
     fn others_may_read(&mut self, path: &Path, key: &str) {

@@ -32,11 +32,16 @@ pub(super) struct Profile {
     provider: Option<Provider>,
     pub(super) kind: Kind,
     pub(super) preset: Preset,
-    /// Whether an application can have a token of its own there.
-    pub(super) has_own_tenant: bool,
-    pub(super) has_secret: bool,
-    pub(super) has_authorization_url: bool,
-    pub(super) has_device_url: bool,
+    /// Grants that cannot work with it: which, why not, and the remedy.
+    refusals: Vec<(Grant, &'static str, &'static str)>,
+}
+
+impl Profile {
+    /// Why an account cannot get tokens in this way, and the remedy.
+    pub(super) fn refuses(&self, grant: Grant) -> Option<(&'static str, &'static str)> {
+        let mut refusals = self.refusals.iter();
+        refusals.find_map(|(refused, what, remedy)| (*refused == grant).then_some((*what, *remedy)))
+    }
 }
 
 /// Every profile of the file, by name.
@@ -70,21 +75,16 @@ impl Checker<'_> {
         );
         // Without a kind nothing more is asked for than what stands in the file.
         let known_kind = kind.unwrap_or(Kind::Custom);
-        let tenant = section.tenant.copied().unwrap_or_else(|| "common".to_owned());
+        let tenant = section
+            .tenant
+            .copied()
+            .unwrap_or_else(|| "common".to_owned());
         let cloud = section.cloud.copied().unwrap_or_default();
         let preset = preset::preset(known_kind, cloud, &tenant);
         self.microsoft_only(section, kind);
         let provider = self.provider(section, kind, cloud, &preset, admin);
-        let is_tenant_known = section.tenant.get().is_some();
         Profile {
-            has_own_tenant: section.token_url.get().is_some()
-                || (is_tenant_known && !SHARED_TENANTS.contains(&tenant.as_str())),
-            has_secret: !section.client_secret.is_absent(),
-            // Google has a device endpoint, but not for mail: its scope is refused there.
-            has_device_url: section.device_authorization_url.get().is_some()
-                || known_kind == Kind::Microsoft,
-            has_authorization_url: section.authorization_url.get().is_some()
-                || preset.authorization_url.is_some(),
+            refusals: refusals(section, known_kind, &preset),
             provider,
             kind: known_kind,
             preset,
@@ -99,20 +99,28 @@ impl Checker<'_> {
         preset: &Preset,
         admin: &admin::Config,
     ) -> Option<Provider> {
-        let client_id = section
-            .client_id
-            .required(&mut self.report, "copy it from the provider's application page");
+        let client_id = section.client_id.required(
+            &mut self.report,
+            "copy it from the provider's application page",
+        );
         let client_secret = self.secret(&section.client_secret);
         let authorization_url = self.url(&section.authorization_url);
-        let token_url = self.url(&section.token_url).or_else(|| preset.token_url.clone());
+        let token_url = self
+            .url(&section.token_url)
+            .or_else(|| preset.token_url.clone());
         if token_url.is_none() && kind.is_some() && section.token_url.is_absent() {
             let remedy = "copy it from the provider's documentation";
-            section.token_url.refuse(&mut self.report, "is needed", remedy);
+            section
+                .token_url
+                .refuse(&mut self.report, "is needed", remedy);
         }
         let device_authorization_url = self.url(&section.device_authorization_url);
         let redirect_url = self.redirect_url(&section.redirect_url, admin);
         self.readable(&section.ca_file);
-        let scope = section.scope.copied().unwrap_or_else(|| preset.scope.clone());
+        let scope = section
+            .scope
+            .copied()
+            .unwrap_or_else(|| preset.scope.clone());
         Some(Provider {
             kind: kind?,
             description: section.description.copied().unwrap_or_default(),
@@ -146,7 +154,11 @@ impl Checker<'_> {
         if section.tenant.get().is_some() {
             section.tenant.refuse(&mut self.report, what, remedy);
         }
-        if section.cloud.get().is_some_and(|cloud| *cloud != Cloud::Global) {
+        if section
+            .cloud
+            .get()
+            .is_some_and(|cloud| *cloud != Cloud::Global)
+        {
             section.cloud.refuse(&mut self.report, what, remedy);
         }
     }
@@ -185,7 +197,11 @@ impl Checker<'_> {
         let url = field.get()?;
         if url.scheme() == "http" && !is_loopback(url) {
             let what = "would send secrets over the network in clear";
-            field.refuse(&mut self.report, what, "use https:// (http:// only on this machine)");
+            field.refuse(
+                &mut self.report,
+                what,
+                "use https:// (http:// only on this machine)",
+            );
         }
         if url.fragment().is_some() {
             field.refuse(&mut self.report, "has a fragment (#..)", "take it out");
@@ -196,8 +212,10 @@ impl Checker<'_> {
     /// Where the browser comes back to: as registered at the provider, by default the console.
     fn redirect_url(&mut self, field: &Field<Url>, admin: &admin::Config) -> Option<Url> {
         if let Some(url) = self.url(field) {
-            let is_console = |path: &&str| url.path().starts_with(*path);
-            if CONSOLE_PATHS.iter().any(|path| is_console(&path)) {
+            if CONSOLE_PATHS
+                .iter()
+                .any(|path| url.path().starts_with(path))
+            {
                 let what = "is a path that the console itself answers";
                 let remedy = "use the path /authorization/smtp_oauth/";
                 field.refuse(&mut self.report, what, remedy);
@@ -207,14 +225,79 @@ impl Checker<'_> {
         if !field.is_absent() {
             return None;
         }
-        let port = admin.address.map(|address| address.port()).filter(|port| *port != 0);
+        let port = admin
+            .address
+            .map(|address| address.port())
+            .filter(|port| *port != 0);
         let port = port.unwrap_or(CONSOLE_PORT);
-        let url = Url::parse(&format!("http://localhost:{port}/authorization/smtp_oauth/"));
+        let url = Url::parse(&format!(
+            "http://localhost:{port}/authorization/smtp_oauth/"
+        ));
         if url.is_err() {
-            missing(&mut self.report, field.at.shown.clone(), "is needed", "write the URL");
+            missing(
+                &mut self.report,
+                field.at.shown.clone(),
+                "is needed",
+                "write the URL",
+            );
         }
         url.ok()
     }
+}
+
+/// The grants that cannot work with a profile.
+fn refusals(
+    section: &file::Provider,
+    kind: Kind,
+    preset: &Preset,
+) -> Vec<(Grant, &'static str, &'static str)> {
+    let mut refusals = Vec::new();
+    let mut refuse = |grant, what, remedy| refusals.push((grant, what, remedy));
+    let add = "add it to the provider, or use another grant";
+    if section.authorization_url.is_absent() && preset.authorization_url.is_none() {
+        refuse(
+            Grant::AuthorizationCode,
+            "needs the provider's authorization_url",
+            add,
+        );
+    }
+    if section.device_authorization_url.is_absent() {
+        match kind {
+            Kind::Microsoft => {}
+            // It has a device endpoint, but refuses the scope of mail there.
+            Kind::Google => refuse(
+                Grant::DeviceCode,
+                "Google offers no device code for mail",
+                "use \"authorization_code\"; without a browser on this machine, `gatepost login NAME --no-browser`",
+            ),
+            Kind::Custom => {
+                refuse(
+                    Grant::DeviceCode,
+                    "needs the provider's device_authorization_url",
+                    add,
+                );
+            }
+        }
+    }
+    let app = Grant::ClientCredentials;
+    let tenant = section.tenant.get().map(String::as_str);
+    let is_shared = tenant.is_none_or(|tenant| SHARED_TENANTS.contains(&tenant));
+    if kind == Kind::Google {
+        refuse(
+            app,
+            "Google has no such grant for mailboxes",
+            "use \"authorization_code\"",
+        );
+    } else if section.client_secret.is_absent() {
+        refuse(app, "needs the provider's client_secret", add);
+    } else if kind == Kind::Microsoft && is_shared && section.token_url.is_absent() {
+        refuse(
+            app,
+            "needs the provider's tenant: an application has no token of its own in \"common\"",
+            "set tenant to your organisation's id or domain",
+        );
+    }
+    refusals
 }
 
 /// Whether a URL stays on this machine.

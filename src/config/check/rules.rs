@@ -36,11 +36,15 @@ impl Checker<'_> {
             };
             let Some(name) = name else { continue };
             if name.len() > NAME_LEN_MAX {
-                section.name.refuse(&mut self.report, "is too long", "use a shorter name");
+                section
+                    .name
+                    .refuse(&mut self.report, "is too long", "use a shorter name");
             }
             if clients.insert(name, client).is_some() {
                 let remedy = "give each client its own name";
-                section.name.refuse(&mut self.report, "names two clients", remedy);
+                section
+                    .name
+                    .refuse(&mut self.report, "names two clients", remedy);
             }
         }
         clients

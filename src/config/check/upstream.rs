@@ -29,15 +29,18 @@ impl Checker<'_> {
     ) -> Option<Smarthost> {
         let host = match (section.host.copied(), preset) {
             (None, Some(preset)) if section.host.is_absent() => Some(preset.host.to_owned()),
-            _ => section
-                .host
-                .required(&mut self.report, "name the submission server, as \"smtp.example.com\""),
+            _ => section.host.required(
+                &mut self.report,
+                "name the submission server, as \"smtp.example.com\"",
+            ),
         };
         if let Some(given) = section.host.get()
             && !is_host(given)
         {
             let remedy = "write the name or address alone; the port has its own key";
-            section.host.refuse(&mut self.report, "is not a host", remedy);
+            section
+                .host
+                .refuse(&mut self.report, "is not a host", remedy);
         }
         let tls = tls(section, preset);
         let port = self.port(section, preset, tls);
@@ -67,12 +70,17 @@ impl Checker<'_> {
                 Tls::Implicit => 465,
                 Tls::None => 25,
             };
-            return section.port.is_absent().then(|| preset.map_or(usual, |p| p.port));
+            return section
+                .port
+                .is_absent()
+                .then(|| preset.map_or(usual, |p| p.port));
         };
         let port = u16::try_from(given).ok().filter(|port| *port > 0);
         if port.is_none() {
             let remedy = "use a port from 1 to 65535, usually 587 (starttls) or 465 (implicit)";
-            section.port.refuse(&mut self.report, "is not a port", remedy);
+            section
+                .port
+                .refuse(&mut self.report, "is not a port", remedy);
         }
         port
     }
@@ -88,8 +96,8 @@ impl Checker<'_> {
 
     /// Mail for our own listener would go round until its hop limit.
     fn loops(&mut self, section: &file::Smtp, smarthost: &Smarthost, upstream: &Upstream<'_>) {
-        let is_us = is_loopback(&smarthost.host)
-            || smarthost.host.eq_ignore_ascii_case(upstream.hostname);
+        let is_us =
+            is_loopback(&smarthost.host) || smarthost.host.eq_ignore_ascii_case(upstream.hostname);
         let own = upstream.listeners.iter().find(|listener| {
             let submission::Address::Tcp(address) = &listener.address else {
                 return false;
@@ -102,7 +110,10 @@ impl Checker<'_> {
             address.port() == smarthost.port && reaches
         });
         if let Some(listener) = own {
-            let what = format!("is our own listener {}: mail would go in a circle", listener.name);
+            let what = format!(
+                "is our own listener {}: mail would go in a circle",
+                listener.name
+            );
             let remedy = "name the provider's server, or another port";
             section.port.refuse(&mut self.report, what, remedy);
         }
@@ -115,10 +126,15 @@ impl Checker<'_> {
         mechanism: Mechanism,
         mailbox: Option<&str>,
     ) -> Option<Auth> {
-        let username = section.username.copied().or_else(|| mailbox.map(str::to_owned));
+        let username = section
+            .username
+            .copied()
+            .or_else(|| mailbox.map(str::to_owned));
         if mechanism != Mechanism::Password && section.password.get().is_some() {
             let remedy = "set auth = \"password\" as well, or take it out";
-            section.password.refuse(&mut self.report, "is not used by this auth", remedy);
+            section
+                .password
+                .refuse(&mut self.report, "is not used by this auth", remedy);
         }
         match mechanism {
             Mechanism::None => Some(Auth::None),
@@ -127,14 +143,20 @@ impl Checker<'_> {
             Mechanism::Password => {
                 if username.is_none() && section.username.is_absent() {
                     let remedy = "write what the server knows you by";
-                    section.username.refuse(&mut self.report, "is needed", remedy);
+                    section
+                        .username
+                        .refuse(&mut self.report, "is needed", remedy);
                 }
                 if section.password.is_absent() {
                     let remedy = "write password = { file = \"..\" }, or use auth = \"none\"";
-                    section.password.refuse(&mut self.report, "is needed", remedy);
+                    section
+                        .password
+                        .refuse(&mut self.report, "is needed", remedy);
                 }
                 let password = self.secret(&section.password);
-                username.zip(password).map(|(username, password)| Auth::Password { username, password })
+                username
+                    .zip(password)
+                    .map(|(username, password)| Auth::Password { username, password })
             }
         }
     }
@@ -153,7 +175,9 @@ pub(super) fn is_loopback(host: &str) -> bool {
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     name == "localhost"
         || name.ends_with(".localhost")
-        || name.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+        || name
+            .parse()
+            .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
 /// A name or an address, nothing around it.

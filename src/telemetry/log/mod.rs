@@ -79,7 +79,10 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         .try_init()
         .map_err(|_| Error::AlreadySetUp)?;
     std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        let location = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         tracing::error!(event = "panic", location);
     }));
     Ok(guard)
@@ -150,7 +153,10 @@ mod tests {
             ("info", Some("gatepost=info,warn")),
             ("DEBUG", Some("gatepost=debug,warn")),
             ("error", Some("error")),
-            ("gatepost::queue=debug,warn", Some("gatepost::queue=debug,warn")),
+            (
+                "gatepost::queue=debug,warn",
+                Some("gatepost::queue=debug,warn"),
+            ),
             ("loud", None),
             ("", None),
             ("gatepost=loud", None),
@@ -164,7 +170,13 @@ mod tests {
     /// An inherited variable must not send events to the journal when standard error goes elsewhere.
     #[test]
     fn the_journal_is_used_only_when_standard_error_is_its_stream() {
-        for stream in [None, Some(""), Some("1:1"), Some("x:y"), Some("99999999999999999999:1")] {
+        for stream in [
+            None,
+            Some(""),
+            Some("1:1"),
+            Some("x:y"),
+            Some("99999999999999999999:1"),
+        ] {
             assert!(journal(stream).is_none(), "{stream:?}");
         }
     }

@@ -48,7 +48,11 @@ struct Fields(Vec<(&'static str, Value)>);
 
 impl Renderer {
     pub(super) fn new(shape: Shape, addresses: bool, queue: Queue) -> Self {
-        Self { shape, addresses, queue }
+        Self {
+            shape,
+            addresses,
+            queue,
+        }
     }
 
     fn render(&self, level: Level, target: &str, fields: &Fields) -> Vec<u8> {
@@ -98,7 +102,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Renderer {
             let line = self.render(Level::WARN, module_path!(), &told);
             self.queue.send(line);
         }
-        self.queue.send(self.render(level, event.metadata().target(), &fields));
+        self.queue
+            .send(self.render(level, event.metadata().target(), &fields));
     }
 }
 
@@ -118,7 +123,10 @@ impl Fields {
     }
 
     fn get(&self, wanted: &str) -> Option<&Value> {
-        self.0.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(name, _)| *name == wanted)
+            .map(|(_, value)| value)
     }
 }
 
@@ -182,7 +190,10 @@ fn text(level: Level, fields: &Fields) -> Vec<u8> {
 fn json(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
     let mut object = Map::new();
     object.insert("time".to_owned(), Value::from(timestamp()));
-    object.insert("level".to_owned(), Value::from(level.as_str().to_ascii_lowercase()));
+    object.insert(
+        "level".to_owned(),
+        Value::from(level.as_str().to_ascii_lowercase()),
+    );
     object.insert("target".to_owned(), Value::from(target));
     for (name, value) in &fields.0 {
         object.insert((*name).to_owned(), value.clone());
@@ -204,7 +215,12 @@ fn journal(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
     let mut entry = Vec::new();
     let summary = String::from_utf8_lossy(&text(level, fields)).into_owned();
     // The journal has its own time and level.
-    let summary = summary.splitn(3, ' ').nth(2).unwrap_or_default().trim().to_owned();
+    let summary = summary
+        .splitn(3, ' ')
+        .nth(2)
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
     journal_field(&mut entry, "MESSAGE", &summary);
     journal_field(&mut entry, "PRIORITY", priority);
     journal_field(&mut entry, "SYSLOG_IDENTIFIER", "gatepost");
@@ -213,9 +229,19 @@ fn journal(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
         if *name != "message" {
             let name: String = name
                 .chars()
-                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+                .map(|c| {
+                    if c.is_ascii_alphanumeric() {
+                        c.to_ascii_uppercase()
+                    } else {
+                        '_'
+                    }
+                })
                 .collect();
-            journal_field(&mut entry, &format!("GATEPOST_{name}"), &Plain(value).to_string());
+            journal_field(
+                &mut entry,
+                &format!("GATEPOST_{name}"),
+                &Plain(value).to_string(),
+            );
         }
     }
     entry
@@ -261,14 +287,11 @@ struct Quoted<'a>(&'a Value);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Value::String(text)
-                if text.is_empty()
-                    || text.chars().any(|c| c.is_whitespace() || c.is_control() || "\"=".contains(c)) =>
-            {
-                write!(f, "{text:?}")
-            }
-            other => Plain(other).fmt(f),
+        let divides = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '=');
+        let text = self.0.as_str();
+        match text.filter(|text| text.is_empty() || text.contains(divides)) {
+            Some(text) => write!(f, "{text:?}"),
+            None => Plain(self.0).fmt(f),
         }
     }
 }
@@ -291,13 +314,21 @@ mod tests {
         let subscriber = Registry::default().with(Renderer::new(shape, addresses, queue));
         tracing::subscriber::with_default(subscriber, events);
         drop(guard);
-        lines.try_iter().map(|l| String::from_utf8_lossy(&l).into_owned()).collect()
+        lines
+            .try_iter()
+            .map(|l| String::from_utf8_lossy(&l).into_owned())
+            .collect()
     }
 
     fn delivered() {
         let span = tracing::info_span!("attempt", queue_id = "0abc", account = "alerts");
         let _entered = span.enter();
-        tracing::info!(event = "delivered", recipient = "a@b.example", reply = "250 2.0.0 OK", elapsed_ms = 12_u64);
+        tracing::info!(
+            event = "delivered",
+            recipient = "a@b.example",
+            reply = "250 2.0.0 OK",
+            elapsed_ms = 12_u64
+        );
     }
 
     /// One fact, one line: the event's own fields first, then those of the spans around it.
@@ -361,7 +392,11 @@ mod tests {
     fn a_value_cannot_forge_a_line() {
         let forge = || tracing::info!(event = "x", reply = "250 ok\nPRIORITY=0\nINFO forged");
         for shape in [Shape::Text, Shape::Json] {
-            assert_eq!(lines(shape, false, forge)[0].matches('\n').count(), 1, "{shape:?}");
+            assert_eq!(
+                lines(shape, false, forge)[0].matches('\n').count(),
+                1,
+                "{shape:?}"
+            );
         }
         assert!(!lines(Shape::Journal, false, forge)[0].contains("\nPRIORITY=0"));
     }

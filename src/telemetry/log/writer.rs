@@ -19,13 +19,16 @@ const LINES_WAITING_MAX: usize = 4096;
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 /// Where lines end.
-#[derive(Debug)]
 pub(super) enum Sink {
     Stderr(io::Stderr),
     Journal(UnixDatagram),
     #[cfg(test)]
-    Test(Box<dyn FnMut(&[u8]) + Send>),
+    Test(TestSink),
 }
+
+/// Takes lines in place of a terminal.
+#[cfg(test)]
+pub(super) type TestSink = Box<dyn FnMut(&[u8]) + Send>;
 
 enum Message {
     Line(Vec<u8>),
@@ -50,11 +53,16 @@ pub struct Guard {
 pub(super) fn start(sink: Sink) -> io::Result<(Queue, Guard)> {
     let (sender, receiver) = sync_channel(LINES_WAITING_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
-    let queue = Queue { lines: sender, dropped: Arc::clone(&dropped) };
+    let queue = Queue {
+        lines: sender,
+        dropped: Arc::clone(&dropped),
+    };
     std::thread::Builder::new()
         .name(String::from("log"))
         .spawn(move || run(&receiver, sink, &dropped))?;
-    let guard = Guard { queue: queue.clone() };
+    let guard = Guard {
+        queue: queue.clone(),
+    };
     Ok((queue, guard))
 }
 
@@ -153,6 +161,9 @@ mod tests {
         queue.send(b"one".to_vec());
         queue.send(b"two".to_vec());
         drop(guard);
-        assert_eq!(lines.try_iter().collect::<Vec<_>>(), [b"one".to_vec(), b"two".to_vec()]);
+        assert_eq!(
+            lines.try_iter().collect::<Vec<_>>(),
+            [b"one".to_vec(), b"two".to_vec()]
+        );
     }
 }
