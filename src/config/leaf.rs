@@ -112,10 +112,14 @@ impl Leaf for Duration {
 }
 
 impl Leaf for ByteSize {
-    const REMEDY: &'static str = "write a number and its unit (B, KiB, MiB, GiB): \"35MiB\"";
+    const REMEDY: &'static str =
+        "write a number and its unit (B, KiB, MiB, GiB), \"35MiB\", or a number of octets";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
         let wrong = || Wrong::new("is not a size");
+        if let Some(octets) = raw.value.to_i128() {
+            return u64::try_from(octets).map(Self).map_err(|_| wrong());
+        }
         units::size(raw.text().map_err(|_| wrong())?).ok_or_else(wrong)
     }
 }

@@ -56,7 +56,7 @@ fn without_anything_it_listens_on_loopback_and_keeps_state_where_systemd_says() 
     assert_eq!(config.admin.address, "127.0.0.1:8025".parse().ok());
     assert_eq!(config.admin.socket, PathBuf::from("/state/control.sock"));
     assert_eq!(config.store.state_dir, PathBuf::from("/state"));
-    assert_eq!(config.oauth.key, Key::File("/state/key".into()));
+    assert_eq!(config.oauth.key, Key::File("/state/token.key".into()));
     assert_eq!(config.queue.retry, queue::retry::Policy::default());
     assert!(!config.delivery.hostname.is_empty());
 }
@@ -340,7 +340,7 @@ fn the_sealing_key_comes_from_systemd_first() {
     assert_eq!(given(load_in(text, &credentials).unwrap()), "commanded");
     fs::write(folder.path().join("gatepost.key"), "passed\n").unwrap();
     assert_eq!(given(load_in(text, &credentials).unwrap()), "passed");
-    assert_eq!(given(load("")), "/state/key");
+    assert_eq!(given(load("")), "/state/token.key");
 }
 
 #[test]

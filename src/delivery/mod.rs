@@ -3,17 +3,31 @@
 //!
 //! Meets `submission` nowhere but in the queue.
 
+mod attempt;
+mod bounce;
+mod lane;
+mod limits;
 mod transport;
 pub mod verdict;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
+use self::lane::Lane;
+pub use self::transport::Phase;
 use crate::{
     clock::Clock,
     mail::{AccountName, Address},
-    net::tasks::Tasks,
+    net::{tasks::Tasks, tls::client::Connectors},
     oauth::{Diagnosis, Kind, Oauth},
     queue::Queue,
     secret::Secret,
@@ -144,12 +158,6 @@ pub struct ProbeStep {
     pub elapsed_ms: u64,
 }
 
-/// The lanes. Clones share them.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    _private: (),
-}
-
 /// What delivery needs of the rest.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -165,38 +173,135 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
+/// The lanes. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    connectors: Connectors,
+    lanes: Mutex<BTreeMap<AccountName, Running>>,
+    progress: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Running {
+    lane: Arc<Lane>,
+    config: Arc<lane::Config>,
+    tasks: Tasks,
+}
+
+/// How often idle lanes tell that the runtime turns.
+const TICK: Duration = Duration::from_secs(5);
+
 impl Delivery {
     /// Starts a lane an account. When told to stop, lanes finish the transactions under way, settle
     /// them and give the rest back.
     #[must_use]
-    pub fn start(_config: Config, _parts: Parts) -> Self {
-        todo!()
+    pub fn start(config: Config, parts: Parts) -> Self {
+        let tasks = parts.tasks.clone();
+        let inner = Inner {
+            parts,
+            connectors: Connectors::new(),
+            lanes: Mutex::default(),
+            progress: AtomicU64::new(0),
+        };
+        let delivery = Self {
+            inner: Arc::new(inner),
+        };
+        delivery.reconfigure(config);
+        let ticking = Arc::clone(&delivery.inner);
+        tasks.clone().spawn("delivery_tick", async move {
+            while tokio::time::timeout(TICK, tasks.stopped()).await.is_err() {
+                ticking.progress.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        delivery
     }
 
     /// Takes a new configuration: unchanged lanes go on, changed ones drain and restart.
-    pub fn reconfigure(&self, _config: Config) {
-        todo!()
+    pub fn reconfigure(&self, config: Config) {
+        let inner = &self.inner;
+        let mut lanes = inner.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *lanes);
+        for account in config.accounts {
+            let name = account.name.clone();
+            let wanted = lane::Config {
+                hostname: config.hostname.clone(),
+                bounce_to: config.bounce_to.clone(),
+                account,
+            };
+            let running = match before.remove(&name) {
+                Some(running) if *running.config == wanted => running,
+                changed => {
+                    if let Some(changed) = changed {
+                        changed.tasks.stop();
+                    }
+                    self.run(wanted)
+                }
+            };
+            lanes.insert(name, running);
+        }
+        before.values().for_each(|gone| gone.tasks.stop());
+    }
+
+    fn run(&self, config: lane::Config) -> Running {
+        let config = Arc::new(config);
+        let tasks = self.inner.parts.tasks.child();
+        let parts = Parts {
+            tasks: tasks.clone(),
+            ..self.inner.parts.clone()
+        };
+        let lane = Lane::new(Arc::clone(&config), parts, self.inner.connectors.clone());
+        tasks.spawn("lane", Arc::clone(&lane).run());
+        Running {
+            lane,
+            config,
+            tasks,
+        }
+    }
+
+    fn lane(&self, account: &AccountName) -> Option<Arc<Lane>> {
+        let lanes = self
+            .inner
+            .lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lanes.get(account).map(|running| Arc::clone(&running.lane))
     }
 
     /// How an account's lane stands; `None`: no such account.
     #[must_use]
-    pub fn status(&self, _account: &AccountName) -> Option<LaneStatus> {
-        todo!()
+    pub fn status(&self, account: &AccountName) -> Option<LaneStatus> {
+        self.lane(account).map(|lane| lane.status())
     }
 
     /// Ends a hold or a pause at once (`gatepost queue retry|release --account`).
-    pub fn wake(&self, _account: &AccountName) {
-        todo!()
+    pub fn wake(&self, account: &AccountName) {
+        if let Some(lane) = self.lane(account) {
+            lane.wake();
+        }
     }
 
     /// Sends one test message past the queue, telling each step. The last step says how it ended.
-    pub async fn probe(&self, _account: &AccountName, _to: Address) -> Vec<ProbeStep> {
-        todo!()
+    pub async fn probe(&self, account: &AccountName, to: Address) -> Vec<ProbeStep> {
+        match self.lane(account) {
+            Some(lane) => lane.probe(to).await,
+            None => vec![ProbeStep {
+                step: "connect".to_owned(),
+                ok: false,
+                detail: format!("no account is called {account}; `gatepost accounts` lists them"),
+                elapsed_ms: 0,
+            }],
+        }
     }
 
     /// A number that rises while the lanes turn; the watchdog compares it.
     #[must_use]
     pub fn progress(&self) -> u64 {
-        todo!()
+        self.inner.progress.load(Ordering::Relaxed)
     }
 }

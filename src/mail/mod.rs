@@ -11,4 +11,4 @@ pub use address::{Address, AddressError, ReversePath};
 pub use envelope::{BodyType, Envelope, Notify, Recipient, Ret};
 pub use id::{AccountName, ParseQueueIdError, QueueId};
 pub use message::{Body, BodyFile, Digest, Message};
-pub use status::{EnhancedCode, Reply};
+pub use status::{EnhancedCode, Reply, sanitise};

@@ -96,6 +96,15 @@ impl fmt::Display for Reply {
     }
 }
 
+/// `text` without control characters: fit for a log line, a page or a header of a report.
+#[must_use]
+pub fn sanitise(text: &str) -> String {
+    text.chars()
+        .map(|c| if c == '\t' { ' ' } else { c })
+        .filter(|c| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}'))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,18 +4,40 @@
 //! lane has room; `lease` gives the lane what is due; `settle` records outcomes durably before
 //! anything is forgotten. A backlog costs disk, not memory.
 
+mod lanes;
 pub mod retry;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
+use self::lanes::{Hands, Lanes, Turn};
+pub use crate::store::Spill;
 use crate::{
     clock::Clock,
     mail::{AccountName, Envelope, Message, QueueId, Reply},
-    store::{self, Entry, Filter, RecipientState, Store},
+    store::{
+        self, Entry, EntryState, Filter, Located, RecipientEntry, RecipientState, Store, StoredBody,
+    },
     telemetry::Metrics,
 };
+
+/// Random bits of a queue id, below 44 of milliseconds.
+const ID_RANDOM_BITS: u32 = 19;
+/// Due messages taken from the store at once, without their bodies.
+const WINDOW_MAX: usize = 64;
+/// A lane looks at the clock at least so often, because the wall clock may jump.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Between tries while the store refuses.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the queue needs to know.
 #[derive(Debug, Clone)]
@@ -37,23 +59,6 @@ pub struct NewEntry {
     pub message: Message,
     /// Login name of the client, if it had one.
     pub client: Option<String>,
-}
-
-/// The queue. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Queue {
-    _private: (),
-}
-
-/// A message leased to a lane. Dropping it without [`Queue::settle`] gives it back unchanged: it is
-/// due again at once (shutdown, or the account went on hold before the attempt began).
-#[derive(Debug)]
-pub struct Lease {
-    /// Everything about the message.
-    pub entry: Entry,
-    /// Its octets, verified.
-    pub message: Message,
-    _private: (),
 }
 
 /// What an attempt came to.
@@ -105,43 +110,144 @@ pub enum Operation {
     Delete,
 }
 
+/// The queue. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    retry: retry::Policy,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    lanes: Mutex<Lanes>,
+    last_id: AtomicI64,
+}
+
+/// A message leased to a lane. Dropping it without [`Queue::settle`] gives it back unchanged: it is
+/// due again at once (shutdown, or the account went on hold before the attempt began).
+#[derive(Debug)]
+pub struct Lease {
+    /// Everything about the message.
+    pub entry: Entry,
+    /// Its octets, verified.
+    pub message: Message,
+    _hold: Hold,
+}
+
 impl Queue {
     /// A queue over `store`. Messages found there are due when their time comes.
     #[must_use]
-    pub fn new(
-        _config: Config,
-        _store: Store,
-        _clock: Arc<dyn Clock>,
-        _metrics: Arc<Metrics>,
-    ) -> Self {
-        todo!()
+    pub fn new(config: Config, store: Store, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        let inner = Inner {
+            retry: config.retry,
+            store,
+            clock,
+            metrics,
+            lanes: Mutex::default(),
+            last_id: AtomicI64::new(0),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
-    /// A fresh queue id.
+    /// A fresh queue id: later than every one before it in this process, whatever the clock does.
     #[must_use]
     pub fn next_id(&self) -> QueueId {
-        todo!()
+        let millis = self.inner.clock.now().as_millisecond().max(0);
+        let random = i64::from(getrandom::u32().unwrap_or(0) >> (32 - ID_RANDOM_BITS));
+        let fresh = (millis << ID_RANDOM_BITS) | random;
+        let next = |last: i64| Some(fresh.max(last + 1));
+        let last = self
+            .inner
+            .last_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        QueueId::from_i64(fresh.max(last.unwrap_or(0) + 1))
     }
 
     /// Starts a body file for a message above [`store::INLINE_BODY_MAX`].
     ///
     /// # Errors
     /// [`store::Error::Full`] or [`store::Error::Broken`].
-    pub async fn spill(&self, _id: QueueId) -> Result<Spill, store::Error> {
-        todo!()
+    pub async fn spill(&self, id: QueueId) -> Result<Spill, store::Error> {
+        self.inner.store.spill(id).await
     }
 
     /// Takes responsibility for a message: when this returns `Ok`, it survives a power loss. The
     /// caller may then, and only then, reply 250 (RFC 5321 §4.2.5, §6.1).
     ///
     /// # Errors
-    /// [`store::Error::Full`] (452) or [`store::Error::Broken`] (451); nothing is left behind.
+    /// [`store::Error::Full`] (452) or another (451); nothing is left behind.
     ///
     /// # Cancel safety
     /// Not cancel safe: dropping the future may leave an unacknowledged message that will still be
     /// delivered.
-    pub async fn accept(&self, _entry: NewEntry) -> Result<(), store::Error> {
-        todo!()
+    pub async fn accept(&self, new: NewEntry) -> Result<(), store::Error> {
+        let (entry, message) = self.entry(new);
+        // Known before it is in the store, so that no lane finds it there while we still hold it.
+        let hold = Hold::new(&self.inner, &entry);
+        let size = message.size;
+        self.inner
+            .store
+            .insert(entry.clone(), message.clone())
+            .await?;
+        tracing::info!(
+            event = "queued", queue_id = %entry.id, account = %entry.account, size,
+            recipients = entry.recipients.len(),
+        );
+        self.inner.metrics.messages_accepted.inc();
+        self.inner.metrics.message_bytes_accepted.inc_by(size);
+        self.hand_over(entry, message, hold);
+        Ok(())
+    }
+
+    fn entry(&self, new: NewEntry) -> (Entry, Message) {
+        let now = self.inner.clock.now();
+        let recipients = new
+            .envelope
+            .recipients
+            .into_iter()
+            .map(|recipient| RecipientEntry {
+                recipient,
+                state: RecipientState::Queued,
+                reply: None,
+            });
+        let entry = Entry {
+            id: new.id,
+            account: new.account,
+            reverse_path: new.envelope.reverse_path,
+            recipients: recipients.collect(),
+            body: new.envelope.body,
+            smtputf8: new.envelope.smtputf8,
+            ret: new.envelope.ret,
+            envid: new.envelope.envid,
+            size: new.message.size,
+            received_at: now,
+            client: new.client,
+            state: EntryState::Queued,
+            next_attempt_at: now,
+            attempts: 0,
+            uncertain: false,
+            reason: None,
+        };
+        (entry, new.message)
+    }
+
+    /// Gives a message just stored to its lane from memory if there is room; else the lane finds it
+    /// in the store.
+    fn hand_over(&self, entry: Entry, message: Message, hold: Hold) {
+        let mut lanes = self.inner.lanes();
+        if lanes.has_room(&message) {
+            hold.keep();
+            lanes.push_fresh(entry, message);
+        } else {
+            drop(lanes);
+            // Dropping the hold tells the lane to look into the store.
+            drop(hold);
+        }
     }
 
     /// Whether the store still takes messages; `Err` says why not, for 451 and `/readyz`.
@@ -149,19 +255,96 @@ impl Queue {
     /// # Errors
     /// What [`Queue::accept`] would answer.
     pub fn ready(&self) -> Result<(), store::Error> {
-        todo!()
+        self.inner.store.ready()
     }
 
     /// Resolves when the store has failed for good: the process must stop accepting and restart.
     pub async fn failed(&self) -> store::Error {
-        todo!()
+        self.inner.store.failed().await
     }
 
     /// The next due message of `account`; waits until there is one. Fresh messages come from
     /// memory, in turn with due ones from the store. Messages that fail their digest are
     /// quarantined here and never returned. Cancel safe.
-    pub async fn lease(&self, _account: &AccountName) -> Lease {
-        todo!()
+    pub async fn lease(&self, account: &AccountName) -> Lease {
+        loop {
+            let now = self.inner.clock.now();
+            let next = self.inner.lanes().next(account, now);
+            match next {
+                Turn::Fresh(entry, message) => {
+                    let hold = Hold::adopt(&self.inner, &entry);
+                    return Lease {
+                        entry: *entry,
+                        message,
+                        _hold: hold,
+                    };
+                }
+                Turn::Stored(located) => {
+                    let hold = Hold::adopt(&self.inner, &located.entry);
+                    if let Some(message) = self.load(&located).await {
+                        return Lease {
+                            entry: located.entry,
+                            message,
+                            _hold: hold,
+                        };
+                    }
+                }
+                Turn::Fetch => self.fetch(account, now).await,
+                Turn::Wait(until, notify) => wait(until, now, &notify).await,
+            }
+        }
+    }
+
+    /// The octets of a stored message; `None` when it had to be quarantined or cannot be read now.
+    async fn load(&self, located: &Located) -> Option<Message> {
+        let entry = &located.entry;
+        match self.inner.store.body(located).await {
+            Ok(StoredBody::Intact(message)) => return Some(message),
+            Ok(StoredBody::Damaged(reason, _)) => {
+                tracing::error!(
+                    event = "quarantined", queue_id = %entry.id, account = %entry.account, reason,
+                    "export it, then delete it or ask its sender to send again",
+                );
+                self.inner.metrics.quarantined.inc();
+                let ids = vec![entry.id];
+                let state = EntryState::Quarantined;
+                let altered =
+                    self.inner
+                        .store
+                        .alter(ids, state, entry.next_attempt_at, Some(reason));
+                if let Err(error) = altered.await {
+                    tracing::error!(event = "store_refused", queue_id = %entry.id, %error);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(event = "store_refused", queue_id = %entry.id, %error);
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+        }
+        None
+    }
+
+    /// Fills the lane's window from the store.
+    async fn fetch(&self, account: &AccountName, now: Timestamp) {
+        let mut fetching = Fetching {
+            inner: &self.inner,
+            account,
+            found: None,
+        };
+        let limit = WINDOW_MAX + self.inner.lanes().known.len();
+        let found = async {
+            let due = self.inner.store.due(account.clone(), now, limit).await?;
+            let next = self.inner.store.next_due(account.clone(), now).await?;
+            Ok::<_, store::Error>((due.len() >= limit, due, next))
+        };
+        match found.await {
+            Ok(found) => fetching.found = Some(found),
+            Err(error) => {
+                tracing::error!(event = "store_refused", account = %account, %error);
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+        }
     }
 
     /// Records what an attempt came to. When it returns `Ok`, the outcome survives a power loss;
@@ -169,39 +352,131 @@ impl Queue {
     ///
     /// # Errors
     /// The store's. The lease is then given back.
-    pub async fn settle(&self, _lease: Lease, _settlement: Settlement) -> Result<(), store::Error> {
-        todo!()
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the outcome may be recorded or not.
+    pub async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), store::Error> {
+        let mut entry = lease.entry.clone();
+        for (index, state, reply) in settlement.outcomes {
+            if let Some(recipient) = entry.recipients.get_mut(index) {
+                recipient.state = state;
+                recipient.reply = reply.or(recipient.reply.take());
+            }
+        }
+        entry.attempts += u32::from(settlement.counted);
+        entry.uncertain |= settlement.uncertain;
+        entry.reason = settlement.reason;
+        match settlement.next {
+            Next::RetryAt(due) => entry.next_attempt_at = due,
+            Next::Hold => entry.state = EntryState::Held,
+        }
+        let reports: Vec<_> = settlement
+            .reports
+            .into_iter()
+            .map(|r| self.entry(r))
+            .collect();
+        let holds: Vec<_> = reports
+            .iter()
+            .map(|(e, _)| Hold::new(&self.inner, e))
+            .collect();
+        let due = entry.next_attempt_at;
+        let account = entry.account.clone();
+        self.inner
+            .store
+            .settle(entry, &lease.message.body, reports.clone())
+            .await?;
+        self.inner.lanes().settled(&account, lease.entry.id, due);
+        lease._hold.keep();
+        for ((entry, message), hold) in reports.into_iter().zip(holds) {
+            self.hand_over(entry, message, hold);
+        }
+        Ok(())
     }
 
-    /// When a message that has had `attempts` attempts is tried again; `None`: its lifetime is over.
+    /// When a message whose attempt has just come to nothing is tried again; `None`: its lifetime
+    /// is over. The attempt under way is counted here.
     #[must_use]
-    pub fn next_attempt(&self, _entry: &Entry) -> Option<Timestamp> {
-        todo!()
+    pub fn next_attempt(&self, entry: &Entry) -> Option<Timestamp> {
+        let chance = f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX);
+        let now = self.inner.clock.now();
+        self.inner
+            .retry
+            .next_attempt(entry.received_at, entry.attempts + 1, now, chance)
     }
 
     /// Entries that match, oldest first.
     ///
     /// # Errors
     /// The store's.
-    pub async fn list(&self, _filter: Filter) -> Result<Vec<Entry>, store::Error> {
-        todo!()
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Entry>, store::Error> {
+        self.inner.store.list(filter).await
     }
 
-    /// One entry with its octets (also when held or quarantined).
+    /// One entry with its octets (also when held; of a quarantined one, as they are now).
     ///
     /// # Errors
-    /// The store's.
-    pub async fn read(&self, _id: QueueId) -> Result<Option<(Entry, Message)>, store::Error> {
-        todo!()
+    /// The store's; [`store::Error::Refused`] when the body is gone.
+    pub async fn read(&self, id: QueueId) -> Result<Option<(Entry, Message)>, store::Error> {
+        let Some(located) = self.inner.store.find(id).await? else {
+            return Ok(None);
+        };
+        match self.inner.store.body(&located).await? {
+            StoredBody::Intact(message) => Ok(Some((located.entry, message))),
+            // A person looks at what is left of it.
+            StoredBody::Damaged(_, Some(message)) => Ok(Some((located.entry, message))),
+            StoredBody::Damaged(reason, None) => Err(store::Error::Refused {
+                operation: "reading a damaged body",
+                source: Arc::new(std::io::Error::other(reason)),
+            }),
+        }
     }
 
     /// Applies `operation` to every matching entry; how many there were. A message that is being
-    /// delivered at this moment is not touched by hold and delete; it is counted by neither.
+    /// delivered at this moment is not touched, and not counted. `Retry` leaves held ones held.
     ///
     /// # Errors
     /// The store's.
-    pub async fn operate(&self, _filter: Filter, _op: Operation) -> Result<u64, store::Error> {
-        todo!()
+    pub async fn operate(&self, filter: Filter, op: Operation) -> Result<u64, store::Error> {
+        let found = self.inner.store.list(filter).await?;
+        let fits = |e: &Entry| match op {
+            Operation::Retry | Operation::Hold => e.state == EntryState::Queued,
+            Operation::Release => e.state == EntryState::Held,
+            Operation::Delete => true,
+        };
+        let taken: Vec<(Entry, Hold)> = {
+            let mut lanes = self.inner.lanes();
+            let free = found
+                .into_iter()
+                .filter(|e| fits(e) && lanes.take_back(&e.account, e.id));
+            free.collect::<Vec<_>>()
+        }
+        .into_iter()
+        .map(|entry| {
+            let hold = Hold::adopt(&self.inner, &entry);
+            (entry, hold)
+        })
+        .collect();
+        let ids: Vec<QueueId> = taken.iter().map(|(e, _)| e.id).collect();
+        let now = self.inner.clock.now();
+        let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
+        let held = Some("held by an operator".to_owned());
+        match op {
+            Operation::Retry | Operation::Release => {
+                self.inner
+                    .store
+                    .alter(ids, EntryState::Queued, now, None)
+                    .await?;
+            }
+            Operation::Hold => {
+                self.inner
+                    .store
+                    .alter(ids, EntryState::Held, now, held)
+                    .await?
+            }
+            Operation::Delete => self.inner.store.delete(ids).await?,
+        }
+        tracing::info!(event = "operated", operation = ?op, count);
+        Ok(count)
     }
 
     /// What waits, by account.
@@ -209,36 +484,93 @@ impl Queue {
     /// # Errors
     /// The store's.
     pub async fn counts(&self) -> Result<Vec<(AccountName, Counts)>, store::Error> {
-        todo!()
+        let mut by_account = BTreeMap::<AccountName, Counts>::new();
+        for (account, state, count) in self.inner.store.counts().await? {
+            let counts = by_account.entry(account).or_default();
+            match state {
+                EntryState::Queued => counts.queued += count,
+                EntryState::Held | EntryState::Quarantined => counts.held += count,
+            }
+        }
+        Ok(by_account.into_iter().collect())
     }
 
     /// Ids leased at this moment (state `delivering` in listings).
     #[must_use]
     pub fn leased(&self) -> Vec<QueueId> {
-        todo!()
+        self.inner.lanes().leased()
     }
 }
 
-/// A body being written to a file. Dropped unfinished, the file is removed.
+impl Inner {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for news of the lane, or until its next message is due; never long on the wall clock's
+/// word alone, because that clock may jump.
+async fn wait(until: Option<Timestamp>, now: Timestamp, notify: &Notify) {
+    let wait = until.map_or(WAIT_MAX, |until| {
+        Duration::try_from(until.duration_since(now))
+            .unwrap_or_default()
+            .min(WAIT_MAX)
+    });
+    // A deadline that passed without news is news too.
+    drop(tokio::time::timeout(wait, notify.notified()).await);
+}
+
+/// Marks a message as being in somebody's hands. Dropped without [`Hold::keep`], the message is
+/// looked for in the store again, where it stands unchanged.
 #[derive(Debug)]
-pub struct Spill {
-    _private: (),
+struct Hold {
+    inner: Option<Arc<Inner>>,
+    account: AccountName,
+    id: QueueId,
 }
 
-impl Spill {
-    /// Appends octets.
-    ///
-    /// # Errors
-    /// [`store::Error::Full`] or [`store::Error::Broken`].
-    pub async fn write(&mut self, _octets: &[u8]) -> Result<(), store::Error> {
-        todo!()
+impl Hold {
+    /// Takes a message that nobody knows yet.
+    fn new(inner: &Arc<Inner>, entry: &Entry) -> Self {
+        inner.lanes().known.insert(entry.id, Hands::Leased);
+        Self::adopt(inner, entry)
     }
 
-    /// Syncs file and directory and gives the message.
-    ///
-    /// # Errors
-    /// As [`Spill::write`].
-    pub async fn finish(self) -> Result<Message, store::Error> {
-        todo!()
+    /// Answers for a message that is marked already.
+    fn adopt(inner: &Arc<Inner>, entry: &Entry) -> Self {
+        Self {
+            inner: Some(Arc::clone(inner)),
+            account: entry.account.clone(),
+            id: entry.id,
+        }
+    }
+
+    /// Somebody else answers for it now.
+    fn keep(mut self) {
+        self.inner = None;
     }
 }
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            inner.lanes().give_back(&self.account, self.id);
+        }
+    }
+}
+
+/// A look into the store under way; dropped, it ends, with or without what was found.
+struct Fetching<'a> {
+    inner: &'a Inner,
+    account: &'a AccountName,
+    found: Option<(bool, Vec<Located>, Option<Timestamp>)>,
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.inner.lanes().fetched(self.account, self.found.take());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,40 @@
 //! The practice provider: an OAuth server and an XOAUTH2 SMTP server that believe only each other.
 //!
 //! A product feature (rehearse before the cut-over); used by `cli` (sandbox, demo) and tests alone.
+//! It takes mail and shows it, and never sends any on. Everything it keeps is in memory, bounded,
+//! and gone with the process; tokens are kept as digests only.
 
-use std::net::SocketAddr;
+mod faults;
+mod mailbox;
+mod oauth;
+mod pages;
+mod smtp;
+mod tls;
+mod web;
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 
-use crate::net::tasks::Tasks;
+use faults::Script;
+pub use faults::{Fault, Invalid};
+use mailbox::Mailbox;
+use oauth::{Provider, grants::Grants};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    net::tasks::Tasks,
+    secret::Secret,
+};
+
+/// Access tokens live no longer than this, whatever is asked for: longer than any rehearsal.
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What the sandbox listens on and how it behaves.
 #[derive(Debug, Clone)]
@@ -17,50 +45,8 @@ pub struct Config {
     pub smtp: SocketAddr,
     /// Life of access tokens, seconds.
     pub token_lifetime_s: u64,
-    /// The mailbox that signs in when nobody chooses (auto-consent), e.g. in the demo.
+    /// The mailbox that signs in when nobody chooses another on the consent page.
     pub mailbox: String,
-}
-
-/// A fault to play.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "fault", rename_all = "snake_case")]
-pub enum Fault {
-    /// Answer `phase` with this reply: `reject`, `throttle`.
-    Reply {
-        /// `banner`, `ehlo`, `auth`, `mail`, `rcpt`, `data`, `end_of_data`.
-        phase: String,
-        /// `550 5.1.1 no such user`.
-        reply: String,
-        /// How many times; none: until cleared.
-        times: Option<u32>,
-    },
-    /// Drop the connection in this phase.
-    Drop {
-        /// As above.
-        phase: String,
-        /// How many times; none: until cleared.
-        times: Option<u32>,
-    },
-    /// Wait before answering.
-    Slow {
-        /// As above, or `token`.
-        phase: String,
-        /// Milliseconds.
-        delay_ms: u64,
-        /// How many times; none: until cleared.
-        times: Option<u32>,
-    },
-    /// Revoke every token issued so far.
-    Revoke,
-    /// Answer the token endpoint so.
-    Token {
-        /// HTTP status.
-        status: u16,
-        /// Body.
-        body: String,
-        /// How many times; none: until cleared.
-        times: Option<u32>,
-    },
 }
 
 /// A message the sandbox took.
@@ -76,59 +62,163 @@ pub struct Delivered {
     pub message: String,
 }
 
-/// The running sandbox.
+/// The running sandbox. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    _private: (),
+    shared: Arc<Shared>,
+    http: SocketAddr,
+    smtp: SocketAddr,
+    ca_pem: Arc<str>,
+}
+
+/// What the HTTP and SMTP sides share.
+#[derive(Debug)]
+struct Shared {
+    provider: Provider,
+    script: Script,
+    mailbox: Mailbox,
+    /// Filled into the consent page.
+    mailbox_name: String,
+    clock: Arc<dyn Clock>,
 }
 
 impl Sandbox {
     /// Binds and serves until `tasks` stop.
     ///
     /// # Errors
-    /// When an address cannot be bound.
-    pub async fn start(_config: Config, _tasks: Tasks) -> std::io::Result<Self> {
-        todo!()
+    /// When an address cannot be bound, or the system gives no randomness.
+    pub async fn start(config: Config, tasks: Tasks) -> io::Result<Self> {
+        let web = bind(config.http).await?;
+        let mail = bind(config.smtp).await?;
+        let (http, smtp) = (web.local_addr()?, mail.local_addr()?);
+        let clock = SystemClock::shared();
+        let identity = tls::identity(smtp.ip(), clock.now())?;
+        let secret = Secret::new(oauth::random::text(32).map_err(io::Error::other)?);
+        let lifetime = Duration::from_secs(config.token_lifetime_s).min(TOKEN_LIFETIME_MAX);
+        let issuer = format!("http://{}", reachable(http));
+        let shared = Arc::new(Shared {
+            provider: Provider::new(issuer, secret, Grants::new(lifetime)),
+            script: Script::default(),
+            mailbox: Mailbox::new(),
+            mailbox_name: config.mailbox,
+            clock,
+        });
+        tracing::info!(event = "sandbox_started", %http, %smtp);
+        tasks.spawn(
+            "sandbox_http",
+            web::serve(web, Arc::clone(&shared), tasks.clone()),
+        );
+        let acceptor = identity.acceptor;
+        tasks.spawn(
+            "sandbox_smtp",
+            smtp::serve(mail, acceptor, Arc::clone(&shared), tasks.clone()),
+        );
+        Ok(Self {
+            shared,
+            http,
+            smtp,
+            ca_pem: identity.ca_pem.into(),
+        })
     }
 
     /// Where HTTP listens: `/authorize`, `/token`, `/device/code`, `/device`, `/revoke`,
     /// `/introspect`, `/mailbox` (page), `/messages` (JSON), `/faults` (GET, POST, DELETE).
     #[must_use]
     pub fn http(&self) -> SocketAddr {
-        todo!()
+        self.http
     }
 
     /// Where SMTP listens.
     #[must_use]
     pub fn smtp(&self) -> SocketAddr {
-        todo!()
+        self.smtp
+    }
+
+    /// The issuer, and what every URL of the sandbox begins with: no slash at its end.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.shared.provider.issuer
     }
 
     /// Client id and secret of the registered application.
     #[must_use]
-    pub fn client(&self) -> (String, crate::secret::Secret) {
-        todo!()
+    pub fn client(&self) -> (String, Secret) {
+        let secret = self.shared.provider.client_secret.clone();
+        (oauth::CLIENT_ID.to_owned(), secret)
+    }
+
+    /// Client id of the application that has no secret.
+    #[must_use]
+    pub fn public_client(&self) -> &'static str {
+        oauth::PUBLIC_CLIENT_ID
+    }
+
+    /// Registers a redirect URI beyond loopback; it must then be given exactly so.
+    pub fn register_redirect(&self, uri: &str) {
+        self.shared.provider.register(uri);
     }
 
     /// PEM of the CA that signed the SMTP certificate (for `ca_file`).
     #[must_use]
     pub fn ca_pem(&self) -> String {
-        todo!()
+        self.ca_pem.as_ref().to_owned()
     }
 
-    /// The messages taken so far.
+    /// The messages taken so far, oldest first. Of very many, the oldest are forgotten (10 000
+    /// messages or 128 MiB are kept).
     #[must_use]
     pub fn delivered(&self) -> Vec<Delivered> {
-        todo!()
+        let messages = self.shared.mailbox.after(0, usize::MAX);
+        messages.iter().map(mailbox::Received::delivered).collect()
     }
 
-    /// Resolves when at least `count` messages were taken.
-    pub async fn delivered_at_least(&self, _count: usize) {
-        todo!()
+    /// Resolves when at least `count` messages were taken. Cancel safe.
+    pub async fn delivered_at_least(&self, count: usize) {
+        self.shared.mailbox.taken_at_least(count).await;
     }
 
-    /// Adds a fault to the script.
-    pub fn play(&self, _fault: Fault) {
-        todo!()
+    /// Adds a fault to the script. One that cannot be played is logged and left out.
+    pub fn play(&self, fault: Fault) {
+        if let Err(error) = self.shared.play(fault) {
+            tracing::warn!(event = "fault_refused", %error);
+        }
+    }
+
+    /// Forgets the faults that were not played yet.
+    pub fn clear_faults(&self) {
+        self.shared.script.clear();
     }
 }
+
+impl Shared {
+    fn play(&self, fault: Fault) -> Result<(), Invalid> {
+        match &fault {
+            Fault::Revoke => self.provider.grants().revoke_all(),
+            Fault::Expire => self.provider.grants().expire_all(),
+            Fault::Reply { .. } | Fault::Drop { .. } | Fault::Slow { .. } | Fault::Token { .. } => {
+            }
+        }
+        self.script.add(fault)
+    }
+}
+
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+}
+
+/// Where a client on this machine reaches what is bound to `address` (which may be 0.0.0.0).
+#[must_use]
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests;

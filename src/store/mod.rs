@@ -4,19 +4,49 @@
 //! moment in one transaction (group commit). Bodies above [`INLINE_BODY_MAX`] are synced files
 //! beside the database. Only `queue` and `oauth` write here.
 
-use std::{path::PathBuf, sync::Arc};
+mod body;
+mod entry;
+mod failure;
+mod lock;
+mod read;
+mod schema;
+mod space;
+mod writer;
+
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{mpsc, oneshot};
 
+pub use self::{
+    body::Spill,
+    entry::{Entry, EntryState, Filter, RecipientEntry, RecipientState, SealedToken},
+    read::{Located, StoredBody},
+};
+use self::{
+    failure::{Failure, Health},
+    space::Space,
+    writer::{Job, Operation},
+};
 use crate::{
-    mail::{AccountName, BodyType, Message, QueueId, Recipient, Reply, Ret, ReversePath},
+    mail::{AccountName, Body, Message, QueueId},
     telemetry::Metrics,
 };
 
 /// Bodies up to this size lie in the database; above it, writing them twice (journal, then tree)
 /// costs more than a file of their own.
 pub const INLINE_BODY_MAX: usize = 256 * 1024;
+
+/// Operations that may wait for the writer; more callers wait at the door.
+const WAITING_MAX: usize = 1024;
+const DATABASE: &str = "gatepost.sqlite3";
+const BODIES: &str = "bodies";
 
 /// Where the store lives.
 #[derive(Debug, Clone)]
@@ -25,125 +55,8 @@ pub struct Config {
     pub state_dir: PathBuf,
 }
 
-/// A message with everything known about it but its octets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its name for ever.
-    pub id: QueueId,
-    /// The account that sends it.
-    pub account: AccountName,
-    /// Where failures go.
-    pub reverse_path: ReversePath,
-    /// Who gets it, and how far each has come.
-    pub recipients: Vec<RecipientEntry>,
-    /// `BODY=`.
-    pub body: BodyType,
-    /// `SMTPUTF8`.
-    pub smtputf8: bool,
-    /// `RET=`.
-    pub ret: Option<Ret>,
-    /// `ENVID=`, in xtext.
-    pub envid: Option<String>,
-    /// Octets.
-    pub size: u64,
-    /// When we said 250.
-    pub received_at: Timestamp,
-    /// Login name of the client, if it had one.
-    pub client: Option<String>,
-    /// Queued, held or quarantined.
-    pub state: EntryState,
-    /// When it is due again.
-    pub next_attempt_at: Timestamp,
-    /// Attempts made (those that throttling cut short are not counted).
-    pub attempts: u32,
-    /// Whether an attempt lost its final reply.
-    pub uncertain: bool,
-    /// Why it is where it is, in plain words.
-    pub reason: Option<String>,
-}
-
-/// One recipient of an [`Entry`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecipientEntry {
-    /// Address and DSN parameters.
-    #[serde(flatten)]
-    pub recipient: Recipient,
-    /// How far it has come.
-    pub state: RecipientState,
-    /// The provider's last reply about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<Reply>,
-}
-
-/// How far a recipient has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RecipientState {
-    /// Not tried yet.
-    Queued,
-    /// Tried, will be tried again.
-    Deferred,
-    /// The provider took it.
-    Delivered,
-    /// Refused for good; the sender was told if there is one.
-    Bounced,
-    /// Given up after the lifetime; the sender was told if there is one.
-    Expired,
-}
-
-impl RecipientState {
-    /// Whether this recipient still waits for its outcome.
-    #[must_use]
-    pub fn is_open(self) -> bool {
-        matches!(self, Self::Queued | Self::Deferred)
-    }
-}
-
-/// What the queue does with an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EntryState {
-    /// Delivered when due.
-    Queued,
-    /// Waits for a person.
-    Held,
-    /// Its body no longer matches its digest; waits for a person.
-    Quarantined,
-}
-
-/// What [`Store::list`] selects. All given conditions must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Filter {
-    /// These ids only.
-    pub ids: Vec<QueueId>,
-    /// This account only.
-    pub account: Option<AccountName>,
-    /// Pattern for the reverse-path (`*` matches any run).
-    pub sender: Option<String>,
-    /// In this state only.
-    pub state: Option<EntryState>,
-    /// Ids greater than this one (paging).
-    pub after: Option<QueueId>,
-    /// At most so many; none: all.
-    pub limit: Option<u32>,
-}
-
-/// A sealed record: the store sees ciphertext only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedToken {
-    /// Whose.
-    pub account: AccountName,
-    /// Rises with each write; part of what the seal protects.
-    pub version: i64,
-    /// The sealed record.
-    pub record: Vec<u8>,
-    /// The record before it, one generation.
-    pub previous: Option<Vec<u8>>,
-}
-
 /// Why the store refused. Nothing of the refused operation is left behind.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Another process holds the state directory.
     #[error("{path} is in use by {holder}: stop that process, or choose another state_dir", path = path.display())]
@@ -166,6 +79,15 @@ pub enum Error {
     /// No space left: try again when there is (452).
     #[error("disk full")]
     Full(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// This operation alone could not be done; the store is sound (451).
+    #[error("{operation}")]
+    Refused {
+        /// What was being done.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The disk refused; the store takes nothing more and the process should restart (451).
     #[error("store failed: {operation}")]
     Broken {
@@ -180,7 +102,18 @@ pub enum Error {
 /// The store. Clones share one writer.
 #[derive(Debug, Clone)]
 pub struct Store {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    writer: mpsc::Sender<Job>,
+    reader: Arc<Mutex<Connection>>,
+    health: Arc<Health>,
+    space: Space,
+    bodies: PathBuf,
+    /// Held for the life of the process; the kernel frees it even after `kill -9`.
+    _lock: std::fs::File,
 }
 
 impl Store {
@@ -188,26 +121,182 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Newer`], or what the disk says.
-    pub fn open(_config: &Config, _metrics: Arc<Metrics>) -> Result<Self, Error> {
-        todo!()
+    pub fn open(config: &Config, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let dir = &config.state_dir;
+        let bodies = dir.join(BODIES);
+        make_dir(dir)?;
+        let lock = lock::take(dir)?;
+        let database = dir.join(DATABASE);
+        schema::refuse_newer(&database)?;
+        make_dir(&bodies)?;
+        let writer_connection = schema::open(&database)?;
+        body::recover(&bodies, &writer_connection)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(&database, flags)
+            .map_err(|e| Failure::sqlite("opening the database for reading", e).error())?;
+        schema::tune_reader(&reader)?;
+
+        let health = Arc::new(Health::default());
+        let space = Space::new(dir);
+        let (sender, jobs) = mpsc::channel(WAITING_MAX);
+        writer::spawn(
+            writer_connection,
+            jobs,
+            Arc::clone(&health),
+            space.clone(),
+            metrics,
+        )
+        .map_err(|e| Failure::io("starting the writer thread", e).error())?;
+        let inner = Inner {
+            writer: sender,
+            reader: Arc::new(Mutex::new(reader)),
+            health,
+            space,
+            bodies,
+            _lock: lock,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
-    /// Every sealed token.
-    pub async fn tokens(&self) -> Result<Vec<SealedToken>, Error> {
-        todo!()
+    /// Whether the store still takes writes.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] once a commit or sync has failed; [`Error::Full`] without free space.
+    pub fn ready(&self) -> Result<(), Error> {
+        self.inner.health.check()?;
+        self.inner.space.require(0).map_err(|f| f.error())
     }
 
-    /// Stores a sealed token durably.
-    pub async fn put_token(&self, _token: SealedToken) -> Result<(), Error> {
-        todo!()
+    /// Resolves when the store has failed for good. Cancel safe.
+    pub async fn failed(&self) -> Error {
+        self.inner.health.failed().await
     }
 
-    /// Deletes an account's sealed token durably.
-    pub async fn delete_token(&self, _account: &AccountName) -> Result<(), Error> {
-        todo!()
+    /// Makes a message durable.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Refused`] or [`Error::Broken`]; nothing is left behind.
+    pub async fn insert(&self, entry: Entry, message: Message) -> Result<(), Error> {
+        self.inner
+            .space
+            .require(message.size)
+            .map_err(|f| f.error())?;
+        self.write(Operation::Insert(Box::new((entry, message))))
+            .await
     }
 
-    /// Unused yet: names the values so that the skeleton compiles.
-    #[doc(hidden)]
-    pub fn _uses(_: Message) {}
+    /// Replaces an entry (or removes it when none of its recipients is open) and inserts the
+    /// reports it owes, all in one commit.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn settle(
+        &self,
+        entry: Entry,
+        body: &Body,
+        reports: Vec<(Entry, Message)>,
+    ) -> Result<(), Error> {
+        let done = !entry.recipients.iter().any(|r| r.state.is_open());
+        self.write(Operation::Settle {
+            entry: Box::new(entry),
+            done,
+            reports,
+        })
+        .await?;
+        if done {
+            self.forget_file(body);
+        }
+        Ok(())
+    }
+
+    /// Changes state, due time and reason of messages.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn alter(
+        &self,
+        ids: Vec<QueueId>,
+        state: EntryState,
+        next_attempt_at: Timestamp,
+        reason: Option<String>,
+    ) -> Result<(), Error> {
+        self.write(Operation::Alter {
+            ids,
+            state,
+            next_attempt_at,
+            reason,
+        })
+        .await
+    }
+
+    /// Forgets messages.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn delete(&self, ids: Vec<QueueId>) -> Result<(), Error> {
+        let files: Vec<PathBuf> = ids
+            .iter()
+            .map(|id| body::path(&self.inner.bodies, *id))
+            .collect();
+        self.write(Operation::Delete(ids)).await?;
+        for file in files {
+            body::remove(&file);
+        }
+        Ok(())
+    }
+
+    /// Writes an account's sealed token, replacing the one before it.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn put_token(&self, token: SealedToken) -> Result<(), Error> {
+        self.write(Operation::PutToken(token)).await
+    }
+
+    /// Forgets an account's token.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn delete_token(&self, account: &AccountName) -> Result<(), Error> {
+        self.write(Operation::DeleteToken(account.clone())).await
+    }
+
+    /// Starts a body file.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn spill(&self, id: QueueId) -> Result<Spill, Error> {
+        self.inner.health.check()?;
+        self.inner.space.require(0).map_err(|f| f.error())?;
+        Spill::create(&self.inner.bodies, id, Arc::clone(&self.inner.health)).await
+    }
+
+    async fn write(&self, operation: Operation) -> Result<(), Error> {
+        self.inner.health.check()?;
+        let (done, answer) = oneshot::channel();
+        let gone =
+            || Failure::io("writing", std::io::Error::other("the writer thread ended")).error();
+        self.inner
+            .writer
+            .send(Job { operation, done })
+            .await
+            .map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn forget_file(&self, body: &Body) {
+        if let Body::File(file) = body {
+            body::remove(&file.path);
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Failure::io("making the state directory", e).error())
 }

@@ -1,11 +1,43 @@
 //! The listeners: accept and limits, one connection driving [`crate::smtp::server`], login, policy.
 //!
-//! Meets `delivery` nowhere but in the queue.
+//! - `listen`: sockets, and the loop that accepts from one.
+//! - `connection`: one session, driven; `wire`: its stream, the only place that reads and writes.
+//! - `door`: what sessions share, and a listener as it is configured now.
+//! - `intake`: the data of one message, bounded in memory, edited once.
+//! - `login`, `policy`, `limits`: who may.
+//!
+//! Meets `delivery` nowhere but in the queue. A session takes its settings when it begins and the
+//! rules (clients, routes) at each transaction, so a reload reaches open sessions.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+mod connection;
+mod door;
+mod intake;
+mod limits;
+mod listen;
+mod login;
+mod policy;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ipnet::IpNet;
+use tokio::task;
 
+pub use self::login::hash_password;
+use self::{
+    door::{Door, Live, Shared},
+    listen::{Passed, Socket},
+    login::Logins,
+};
 use crate::{
     clock::Clock, mail::AccountName, net::tasks::Tasks, queue::Queue, route::Router,
     telemetry::Metrics,
@@ -128,10 +160,60 @@ pub struct Deadlines {
     pub session: Duration,
 }
 
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            command: Duration::from_secs(5 * 60),
+            data_block: Duration::from_secs(3 * 60),
+            // Long enough for a small device, short enough that silent peers do not pile up.
+            handshake: Duration::from_secs(30),
+            // A device may keep its session for its working day; nobody needs it for ever.
+            session: Duration::from_secs(12 * 60 * 60),
+        }
+    }
+}
+
 /// The running listeners. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Submission {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    running: Vec<Running>,
+    /// What systemd passed and nobody has taken.
+    passed: Option<Passed>,
+}
+
+/// A listener that runs: its sockets live as long as its accept loops.
+#[derive(Debug)]
+struct Running {
+    address: Address,
+    door: Arc<Door>,
+    loops: Vec<AcceptLoop>,
+    tasks: Tasks,
+}
+
+#[derive(Debug)]
+struct AcceptLoop {
+    bound: Option<SocketAddr>,
+    turns: Arc<AtomicU64>,
+}
+
+/// A listener made ready; nothing of it is visible yet.
+#[derive(Debug)]
+struct Ready {
+    address: Address,
+    live: Live,
+    /// Empty: the socket of the running listener at this address goes on.
+    sockets: Vec<Socket>,
 }
 
 /// Why a listener could not start.
@@ -180,38 +262,157 @@ impl Submission {
     /// # Errors
     /// [`Error`] names the listener.
     pub async fn start(
-        _listeners: Vec<Listener>,
-        _rules: Rules,
-        _parts: Parts,
+        listeners: Vec<Listener>,
+        rules: Rules,
+        parts: Parts,
     ) -> Result<Self, Error> {
-        todo!()
+        let shared = Shared {
+            queue: parts.queue,
+            clock: parts.clock,
+            tasks: parts.tasks,
+            metrics: parts.metrics,
+            rules: Mutex::new(Arc::new(Rules::default())),
+            logins: Logins::new(),
+            deadlines: Deadlines::default(),
+            sessions: AtomicU64::new(0),
+        };
+        let listening = Listeners {
+            running: Vec::new(),
+            passed: None,
+        };
+        let submission = Self {
+            inner: Arc::new(Inner {
+                shared: Arc::new(shared),
+                listeners: Mutex::new(listening),
+            }),
+        };
+        submission.reconfigure(listeners, rules).await?;
+        Ok(submission)
     }
 
     /// Takes new rules and listeners: unchanged listeners keep their socket, sessions go on.
+    /// Certificates are read again.
     ///
     /// # Errors
     /// [`Error`]; everything then stays as it was.
-    pub async fn reconfigure(&self, _listeners: Vec<Listener>, _rules: Rules) -> Result<(), Error> {
-        todo!()
+    pub async fn reconfigure(&self, listeners: Vec<Listener>, rules: Rules) -> Result<(), Error> {
+        let rules = Arc::new(rules);
+        let prepare = {
+            let rules = Arc::clone(&rules);
+            move || -> Result<Vec<Live>, Error> {
+                let live = listeners.into_iter().map(|one| Live::new(one, &rules));
+                live.collect()
+            }
+        };
+        // Reads certificates from disk.
+        let lives = match task::spawn_blocking(prepare).await {
+            Ok(lives) => lives?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        let mut listening = self.listeners();
+        let mut ready = Vec::with_capacity(lives.len());
+        for live in lives {
+            ready.push(listening.prepare(live)?);
+        }
+        self.inner.shared.set_rules(rules);
+        listening.apply(ready, &self.inner.shared);
+        Ok(())
     }
 
     /// The addresses bound, in the order of the configuration (port 0 resolved).
     #[must_use]
     pub fn addresses(&self) -> Vec<(String, Option<SocketAddr>)> {
-        todo!()
+        let listening = self.listeners();
+        let addresses = listening.running.iter().flat_map(|running| {
+            let name = running.door.live().listener.name.clone();
+            let loops = running.loops.iter();
+            loops.map(move |one| (name.clone(), one.bound))
+        });
+        addresses.collect()
     }
 
     /// A number that rises while the accept loops turn; the watchdog compares it.
     #[must_use]
     pub fn progress(&self) -> u64 {
-        todo!()
+        self.listeners().progress()
+    }
+
+    fn listeners(&self) -> std::sync::MutexGuard<'_, Listeners> {
+        self.inner
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A PHC string for `password`, for `[[client]] password_hash`. Blocking (argon2id).
-///
-/// # Errors
-/// When the system has no randomness.
-pub fn hash_password(_password: &crate::secret::Secret) -> Result<String, std::io::Error> {
-    todo!()
+impl Listeners {
+    /// Binds what is not bound yet.
+    fn prepare(&mut self, live: Live) -> Result<Ready, Error> {
+        let address = live.listener.address.clone();
+        let known = self.running.iter().any(|one| one.address == address);
+        let sockets = if known {
+            Vec::new()
+        } else {
+            Socket::bind(&live.listener, &mut self.passed)?
+        };
+        Ok(Ready {
+            address,
+            live,
+            sockets,
+        })
+    }
+
+    /// Cannot fail: loops of listeners that are gone stop, others go on, new ones start.
+    fn apply(&mut self, ready: Vec<Ready>, shared: &Arc<Shared>) {
+        let turns = self.progress();
+        let mut old = std::mem::take(&mut self.running);
+        for ready in ready {
+            let same = old.iter().position(|one| one.address == ready.address);
+            if let Some(same) = same {
+                let running = old.swap_remove(same);
+                running.door.set_live(ready.live);
+                self.running.push(running);
+                continue;
+            }
+            let running = Running::start(ready, shared, turns);
+            self.running.push(running);
+        }
+        for gone in old {
+            gone.tasks.stop();
+        }
+    }
+
+    /// The slowest loop counts: one that hangs must show.
+    fn progress(&self) -> u64 {
+        let loops = self.running.iter().flat_map(|running| &running.loops);
+        let turns = loops.map(|one| one.turns.load(Ordering::Relaxed));
+        turns.min().unwrap_or(0)
+    }
 }
+
+impl Running {
+    fn start(ready: Ready, shared: &Arc<Shared>, turns: u64) -> Self {
+        let door = Arc::new(Door::new(ready.live));
+        let tasks = shared.tasks.child();
+        let start = |socket: Socket| {
+            let turns = Arc::new(AtomicU64::new(turns));
+            let bound = socket.local_addr();
+            let (door, shared) = (Arc::clone(&door), Arc::clone(shared));
+            let accept = listen::accept(socket, door, shared, tasks.clone(), Arc::clone(&turns));
+            tasks.spawn("accept", accept);
+            AcceptLoop { bound, turns }
+        };
+        let loops = ready.sockets.into_iter().map(start).collect();
+        Self {
+            address: ready.address,
+            door: Arc::clone(&door),
+            loops,
+            tasks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The built daemon between third-party parts: Dovecot and a certified OAuth server as upstream, the
+//! mail software of the world as clients.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod oauth;
+mod rig;

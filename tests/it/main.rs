@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The built daemon through real sockets: crashes at any moment and at each step, broken disks, reload,
+//! drain, systemd, command line.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cli;
+mod crash;
+mod disk;
+mod drain;
+mod reload;
+mod step_kill;
+mod systemd;

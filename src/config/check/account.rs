@@ -10,9 +10,9 @@ use crate::{
     oauth::{self, Grant, Kind},
 };
 
-/// A plain smarthost is one's own or one's provider's, and made for bulk; as many as Postfix opens
-/// to one destination would be 20.
-const SMARTHOST_CONNECTIONS: usize = 10;
+/// A plain smarthost publishes no limit and is made for bulk: as many as Postfix opens to one
+/// destination.
+const SMARTHOST_CONNECTIONS: usize = 20;
 
 /// Every account, as each part sees it.
 #[derive(Default)]

@@ -65,11 +65,11 @@ impl Checker<'_> {
             }
             return given.clone();
         }
-        let system = gethostname::gethostname().into_string();
-        system
-            .ok()
-            .filter(|name| is_hostname(name))
-            .unwrap_or_else(|| String::from("localhost"))
+        let system = rustix::system::uname();
+        let name = system.nodename().to_str().ok();
+        name.filter(|name| is_hostname(name))
+            .unwrap_or("localhost")
+            .to_ascii_lowercase()
     }
 
     /// The control surface.
@@ -171,7 +171,7 @@ impl Checker<'_> {
         }
         match self.secret(field) {
             Some(key) => Key::Given(key),
-            None => Key::File(state_dir.join("key")),
+            None => Key::File(state_dir.join("token.key")),
         }
     }
 

@@ -1,13 +1,9 @@
-//! The server session machine: a line in, a step out (RFC 5321, 6409, 4954, 3207, 3461).
-//!
-//! The machine owns the state and the order of commands; the driver owns the socket, the clock and
-//! the decisions. A driver loop: write the reply, read a line ([`super::line`]), call
-//! [`Session::line`], act on the [`Step`]; a [`Question`] is answered with [`Session::answer`].
+//! What goes in and out of a session: settings, steps, questions, answers.
 
-use super::replies::Reply;
 use crate::{
-    mail::{Address, Envelope, Recipient, ReversePath},
+    mail::{Recipient, ReversePath},
     secret::Secret,
+    smtp::replies::Reply,
 };
 
 /// What a listener offers and bounds; fixed for a session.
@@ -70,11 +66,11 @@ pub enum Step {
     Reply(Reply),
     /// Write it, flush, close.
     Close(Reply),
-    /// Write it, refuse bytes already buffered, do the handshake, then [`Session::tls_started`].
+    /// Write it, refuse bytes already buffered, do the handshake, then [`super::Session::tls_started`].
     StartTls(Reply),
-    /// Decide, then [`Session::answer`].
+    /// Decide, then [`super::Session::answer`].
     Ask(Question),
-    /// Write it (354), decode DATA until its end, then [`Session::end_of_data`].
+    /// Write it (354), decode DATA until its end, then [`super::Session::end_of_data`].
     Data(Reply),
 }
 
@@ -105,69 +101,15 @@ pub enum Answer {
     Challenge(String, Reply),
 }
 
-/// One SMTP session.
-#[derive(Debug)]
-pub struct Session {
-    _private: (),
-}
-
-impl Session {
-    /// A session that has just connected; `tls` when the connection began with TLS.
+impl Mechanism {
+    /// As EHLO lists it.
     #[must_use]
-    pub fn new(_settings: std::sync::Arc<Settings>, _tls: bool) -> Self {
-        todo!()
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::Login => "LOGIN",
+            Self::Xoauth2 => "XOAUTH2",
+            Self::OauthBearer => "OAUTHBEARER",
+        }
     }
-
-    /// The banner.
-    #[must_use]
-    pub fn greeting(&self) -> Reply {
-        todo!()
-    }
-
-    /// A complete line, without its CRLF.
-    pub fn line(&mut self, _line: &[u8]) -> Step {
-        todo!()
-    }
-
-    /// The answer to the question asked last.
-    pub fn answer(&mut self, _answer: Answer) -> Step {
-        todo!()
-    }
-
-    /// The handshake is done: everything learned before is forgotten (RFC 3207 §4.2).
-    pub fn tls_started(&mut self) {
-        todo!()
-    }
-
-    /// The envelope of the transaction whose DATA is being read.
-    #[must_use]
-    pub fn envelope(&self) -> Option<&Envelope> {
-        todo!()
-    }
-
-    /// DATA was read and answered: the transaction is over, the login stays.
-    pub fn end_of_data(&mut self) {
-        todo!()
-    }
-
-    /// The name the client gave with EHLO or HELO.
-    #[must_use]
-    pub fn helo(&self) -> Option<&str> {
-        todo!()
-    }
-
-    /// The login name, once authenticated.
-    #[must_use]
-    pub fn login(&self) -> Option<&str> {
-        todo!()
-    }
-
-    /// `SMTP`, `ESMTP`, `ESMTPS`, `ESMTPA`, `ESMTPSA` (RFC 3848), `UTF8SMTP..` (RFC 6531).
-    #[must_use]
-    pub fn protocol(&self) -> &'static str {
-        todo!()
-    }
-
-    #[doc(hidden)]
-    fn _uses(_: Address) {}
 }

@@ -1,0 +1,1 @@
+//! Tests of the upstream session live in `tests/it`, against real servers.

@@ -1,0 +1,219 @@
+//! What the queue knows in memory: per account the fresh messages, a window of due ones, and which
+//! messages are in somebody's hands. No I/O, no time: plain state behind one short lock.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::{
+    mail::{AccountName, Body, Message, QueueId},
+    store::{Entry, Located},
+};
+
+/// Fresh messages kept in memory for their lanes, all accounts together; the rest is found in the
+/// store.
+const FRESH_MAX: usize = 1_000;
+/// Octets of their bodies.
+const FRESH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Who has a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hands {
+    /// A lane's memory; may be taken back.
+    Waiting,
+    /// An attempt, or an operation on it.
+    Leased,
+}
+
+/// What a lane does next.
+pub(super) enum Turn {
+    Fresh(Box<Entry>, Message),
+    Stored(Box<Located>),
+    Fetch,
+    Wait(Option<Timestamp>, Arc<Notify>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    by_account: BTreeMap<AccountName, Lane>,
+    /// Messages that must not be taken from the store, because somebody has them.
+    pub(super) known: HashMap<QueueId, Hands>,
+    fresh: usize,
+    fresh_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    fresh: VecDeque<(Entry, Message)>,
+    window: VecDeque<Located>,
+    /// Whether the store may hold due messages that are not in the window.
+    backlog: bool,
+    /// The earliest due time known to lie ahead.
+    next_due: Option<Timestamp>,
+    /// Fresh and due ones take turns, so that neither starves the other.
+    fresh_last: bool,
+    /// While the store is being read: messages settled since, whose old rows must be ignored.
+    fetching: Option<HashSet<QueueId>>,
+    notify: Arc<Notify>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            fresh: VecDeque::new(),
+            window: VecDeque::new(),
+            backlog: true,
+            next_due: None,
+            fresh_last: false,
+            fetching: None,
+            notify: Arc::new(Notify::new()),
+        }
+    }
+}
+
+fn in_memory(message: &Message) -> u64 {
+    match message.body {
+        Body::Memory(_) => message.size,
+        Body::File(_) => 0,
+    }
+}
+
+impl Lanes {
+    fn lane(&mut self, account: &AccountName) -> &mut Lane {
+        self.by_account.entry(account.clone()).or_default()
+    }
+
+    pub(super) fn has_room(&self, message: &Message) -> bool {
+        self.fresh < FRESH_MAX && self.fresh_bytes + in_memory(message) <= FRESH_BYTES_MAX
+    }
+
+    pub(super) fn push_fresh(&mut self, entry: Entry, message: Message) {
+        self.fresh += 1;
+        self.fresh_bytes += in_memory(&message);
+        self.known.insert(entry.id, Hands::Waiting);
+        let lane = self.lane(&entry.account.clone());
+        lane.fresh.push_back((entry, message));
+        lane.notify.notify_one();
+    }
+
+    /// What the lane does at `now`; a message given out is marked leased.
+    pub(super) fn next(&mut self, account: &AccountName, now: Timestamp) -> Turn {
+        let lane = self.by_account.entry(account.clone()).or_default();
+        if lane.next_due.is_some_and(|due| due <= now) {
+            lane.next_due = None;
+            lane.backlog = true;
+        }
+        if lane.window.is_empty() && lane.backlog && lane.fetching.is_none() {
+            lane.backlog = false;
+            lane.fetching = Some(HashSet::new());
+            return Turn::Fetch;
+        }
+        let from_fresh = !lane.fresh.is_empty() && (lane.window.is_empty() || !lane.fresh_last);
+        lane.fresh_last = from_fresh;
+        let turn = if from_fresh {
+            lane.fresh.pop_front()
+        } else {
+            None
+        };
+        if let Some((entry, message)) = turn {
+            lane.pass_on();
+            self.fresh -= 1;
+            self.fresh_bytes -= in_memory(&message);
+            self.known.insert(entry.id, Hands::Leased);
+            return Turn::Fresh(Box::new(entry), message);
+        }
+        if let Some(located) = lane.window.pop_front() {
+            lane.pass_on();
+            self.known.insert(located.entry.id, Hands::Leased);
+            return Turn::Stored(Box::new(located));
+        }
+        Turn::Wait(lane.next_due, Arc::clone(&lane.notify))
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        account: &AccountName,
+        found: Option<(bool, Vec<Located>, Option<Timestamp>)>,
+    ) {
+        let lane = self.by_account.entry(account.clone()).or_default();
+        let settled = lane.fetching.take().unwrap_or_default();
+        let Some((more, due, next)) = found else {
+            lane.backlog = true;
+            lane.notify.notify_one();
+            return;
+        };
+        for located in due {
+            let id = located.entry.id;
+            if !settled.contains(&id) && !self.known.contains_key(&id) {
+                self.known.insert(id, Hands::Waiting);
+                lane.window.push_back(located);
+            }
+        }
+        lane.backlog |= more;
+        lane.next_due = lane.next_due.into_iter().chain(next).min();
+        lane.notify.notify_one();
+    }
+
+    /// A message's outcome is on disk; it may be due again at `due`.
+    pub(super) fn settled(&mut self, account: &AccountName, id: QueueId, due: Timestamp) {
+        self.known.remove(&id);
+        let lane = self.lane(account);
+        if let Some(settled) = &mut lane.fetching {
+            settled.insert(id);
+        }
+        if lane.next_due.is_none_or(|next| due < next) {
+            lane.next_due = Some(due);
+            lane.notify.notify_one();
+        }
+    }
+
+    /// Nobody has the message any more; the store says what it is.
+    pub(super) fn give_back(&mut self, account: &AccountName, id: QueueId) {
+        self.known.remove(&id);
+        let lane = self.lane(account);
+        if let Some(settled) = &mut lane.fetching {
+            // Its row may have been read before an operator changed it: read again.
+            settled.insert(id);
+        }
+        lane.backlog = true;
+        lane.notify.notify_one();
+    }
+
+    /// Takes a message out of a lane's memory for an operation on it; false: an attempt has it.
+    pub(super) fn take_back(&mut self, account: &AccountName, id: QueueId) -> bool {
+        if self.known.get(&id) == Some(&Hands::Leased) {
+            return false;
+        }
+        let lane = self.by_account.entry(account.clone()).or_default();
+        lane.window.retain(|l| l.entry.id != id);
+        if let Some(at) = lane.fresh.iter().position(|(e, _)| e.id == id)
+            && let Some((_, message)) = lane.fresh.remove(at)
+        {
+            self.fresh -= 1;
+            self.fresh_bytes -= in_memory(&message);
+        }
+        self.known.insert(id, Hands::Leased);
+        true
+    }
+
+    pub(super) fn leased(&self) -> Vec<QueueId> {
+        let leased = self
+            .known
+            .iter()
+            .filter(|(_, hands)| **hands == Hands::Leased);
+        leased.map(|(id, _)| *id).collect()
+    }
+}
+
+impl Lane {
+    /// Wakes the next worker of the lane when there is more for it.
+    fn pass_on(&self) {
+        if !self.fresh.is_empty() || !self.window.is_empty() {
+            self.notify.notify_one();
+        }
+    }
+}

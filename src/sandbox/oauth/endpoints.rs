@@ -1,0 +1,196 @@
+//! What programs speak to: `/token`, `/device/code`, `/revoke`, `/introspect` and the metadata.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    NO_STORE, Refusal,
+    grants::{DEVICE_INTERVAL, DEVICE_LIFETIME, Tokens},
+    params::{Client, Params},
+};
+use crate::sandbox::{Shared, faults::Deed};
+
+/// RFC 8628 §3.4.
+const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// `POST /token` (RFC 6749 §3.2).
+pub(in crate::sandbox) async fn token(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let play = shared.script.take("token");
+    if let Some(delay) = play.delay {
+        tokio::time::sleep(delay).await;
+    }
+    if let Some(Deed::Http { status, body }) = play.deed {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        return (status, NO_STORE, json, body).into_response();
+    }
+    let answer = Params::parse(&body).and_then(|params| {
+        let client = params.client(&shared.provider, &headers)?;
+        let grant_type = params.need("grant_type")?;
+        let tokens = grant(&shared, client, grant_type, &params)?;
+        tracing::debug!(event = "token_issued", client = client.id, grant_type);
+        Ok(tokens)
+    });
+    match answer {
+        Ok(tokens) => (NO_STORE, Json(tokens.json())).into_response(),
+        Err(refusal) => {
+            tracing::debug!(event = "token_refused", error = refusal.error);
+            refusal.into_response()
+        }
+    }
+}
+
+fn grant(
+    shared: &Shared,
+    client: Client,
+    grant_type: &str,
+    params: &Params,
+) -> Result<Tokens, Refusal> {
+    let mut grants = shared.provider.grants();
+    let now = Instant::now();
+    match grant_type {
+        "authorization_code" => grants.redeem(
+            client.id,
+            params.need("code")?,
+            params.need("redirect_uri")?,
+            params.need("code_verifier")?,
+            now,
+        ),
+        "refresh_token" => grants.refresh(
+            client.id,
+            params.need("refresh_token")?,
+            params.get("scope"),
+            now,
+        ),
+        DEVICE_GRANT => grants.poll_device(client.id, params.need("device_code")?, now),
+        "client_credentials" if !client.confidential => Err(Refusal::PUBLIC_CLIENT),
+        "client_credentials" => {
+            grants.client_credentials(client.id, params.get("scope").unwrap_or_default(), now)
+        }
+        _ => Err(Refusal::GRANT_TYPE),
+    }
+}
+
+impl Tokens {
+    /// RFC 6749 §5.1.
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "token_type": "Bearer",
+            "access_token": self.access_token.expose(),
+            "expires_in": self.expires_in.as_secs(),
+            "scope": self.scope,
+        });
+        if let (Some(token), Some(object)) = (&self.refresh_token, json.as_object_mut()) {
+            object.insert("refresh_token".to_owned(), token.expose().into());
+        }
+        json
+    }
+}
+
+/// `POST /device/code` (RFC 8628 §3.1).
+pub(in crate::sandbox) async fn device_code(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let params = Params::parse(&body)?;
+    let client = params.client(&shared.provider, &headers)?;
+    let scope = params.get("scope").unwrap_or_default();
+    let start = shared
+        .provider
+        .grants()
+        .begin_device(client.id, scope, Instant::now())?;
+    let uri = format!("{}/device", shared.provider.issuer);
+    let json = json!({
+        "device_code": start.device_code.expose(),
+        "user_code": start.user_code,
+        "verification_uri_complete": format!("{uri}?user_code={}", start.user_code),
+        "verification_uri": uri,
+        "expires_in": DEVICE_LIFETIME.as_secs(),
+        "interval": DEVICE_INTERVAL.as_secs(),
+    });
+    Ok((NO_STORE, Json(json)).into_response())
+}
+
+/// `POST /revoke` (RFC 7009).
+pub(in crate::sandbox) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode, Refusal> {
+    let params = Params::parse(&body)?;
+    let client = params.client(&shared.provider, &headers)?;
+    let token = params.need("token")?;
+    shared.provider.grants().revoke(client.id, token)?;
+    Ok(StatusCode::OK)
+}
+
+/// `POST /introspect` (RFC 7662), for access tokens. `username` and `email` name the mailbox, as
+/// mail servers that check tokens here expect.
+pub(in crate::sandbox) async fn introspect(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let params = Params::parse(&body)?;
+    if !params.client(&shared.provider, &headers)?.confidential {
+        return Err(Refusal::PUBLIC_CLIENT);
+    }
+    let token = params.need("token")?;
+    let live = shared.provider.grants().live(token, Instant::now());
+    let json = live.map_or_else(
+        || json!({ "active": false }),
+        |live| {
+            let remaining = SignedDuration::try_from(live.remaining).unwrap_or_default();
+            let now = shared.clock.now();
+            let expires_at = now.saturating_add(remaining).unwrap_or(now);
+            json!({
+                "active": true,
+                "client_id": live.consent.client_id,
+                "username": live.consent.mailbox,
+                "email": live.consent.mailbox,
+                "scope": live.consent.scope,
+                "token_type": "Bearer",
+                "exp": expires_at.as_second(),
+                "iss": shared.provider.issuer,
+            })
+        },
+    );
+    Ok((NO_STORE, Json(json)).into_response())
+}
+
+/// `GET /.well-known/oauth-authorization-server` (RFC 8414), and the same under OpenID's name for
+/// clients that know only that; there are no id tokens.
+pub(in crate::sandbox) async fn metadata(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let issuer = &shared.provider.issuer;
+    let methods = ["client_secret_basic", "client_secret_post", "none"];
+    Json(json!({
+        "issuer": issuer,
+        "authorization_endpoint": format!("{issuer}/authorize"),
+        "token_endpoint": format!("{issuer}/token"),
+        "device_authorization_endpoint": format!("{issuer}/device/code"),
+        "revocation_endpoint": format!("{issuer}/revoke"),
+        "introspection_endpoint": format!("{issuer}/introspect"),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported":
+            ["authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT],
+        "code_challenge_methods_supported": ["S256"],
+        "token_endpoint_auth_methods_supported": methods,
+        "authorization_response_iss_parameter_supported": true,
+    }))
+}

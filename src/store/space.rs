@@ -1,0 +1,96 @@
+//! Free space, asked before anything is added: mail that waits must be able to leave.
+//!
+//! Recording that a message was delivered needs space too (the journal grows before the table
+//! shrinks). Were acceptance to use the last block, nothing could be settled, nothing would get
+//! free, and what was delivered would be sent again. So new mail is refused (452) while less than
+//! the reserve is free, and settling goes on.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::statvfs;
+
+use super::{
+    failure::{Failure, Fault, of_io},
+    writer::WAL_BYTES_MAX,
+};
+
+/// Kept free of new mail: the journal may grow to its limit once more, and be copied into the
+/// table.
+const RESERVE_BYTES: u64 = 2 * WAL_BYTES_MAX;
+/// Files the database may still have to make (journal, its index, a body, a probe).
+const RESERVE_FILES: u64 = 8;
+const PROBE_FILE: &str = "probe";
+/// More than a block of any file system.
+const PROBE_LEN: usize = 128 * 1024;
+
+/// The file system under the state directory.
+#[derive(Debug, Clone)]
+pub(super) struct Space {
+    dir: Arc<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{free} bytes and {files} files free under {}, {RESERVE_BYTES} and {RESERVE_FILES} are kept for settling what is queued", dir.display())]
+struct Short {
+    dir: PathBuf,
+    free: u64,
+    files: u64,
+}
+
+impl Space {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self {
+            dir: Arc::new(dir.to_owned()),
+        }
+    }
+
+    /// `Err` when fewer than `wanted` bytes could be added. One cheap system call.
+    pub(super) fn require(&self, wanted: u64) -> Result<(), Failure> {
+        let Ok(stat) = statvfs(self.dir.as_path()) else {
+            // Cannot tell: the write itself will.
+            return Ok(());
+        };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // Some file systems (btrfs) do not count files.
+        let files = if stat.f_files == 0 {
+            u64::MAX
+        } else {
+            stat.f_favail
+        };
+        if free >= RESERVE_BYTES.saturating_add(wanted) && files >= RESERVE_FILES {
+            return Ok(());
+        }
+        Err(Failure {
+            fault: Fault::Full,
+            operation: "looking for free space",
+            source: Arc::new(Short {
+                dir: self.dir.to_path_buf(),
+                free,
+                files,
+            }),
+        })
+    }
+
+    /// What a doubtful failure was: writes a little, and sees whether space or quota is the reason.
+    pub(super) fn probe(&self) -> Fault {
+        let path = self.dir.join(PROBE_FILE);
+        let written = write_probe(&path);
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(%error, "probe file not removed");
+        }
+        match written {
+            Err(error) if of_io(&error) == Fault::Full => Fault::Full,
+            Ok(()) | Err(_) => Fault::Broken,
+        }
+    }
+}
+
+fn write_probe(path: &Path) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(&vec![0x55; PROBE_LEN])?;
+    file.sync_data()
+}

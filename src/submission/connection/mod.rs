@@ -1,0 +1,461 @@
+//! One session on a stream: reads, drives the machine, decides, writes.
+//!
+//! Everything a client pipelined in one segment is worked off before the replies go out in one
+//! write, and before more is read. A session keeps one small read buffer; what it needs for data it
+//! gives back.
+
+use std::{pin::pin, sync::Arc};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{self, Instant},
+};
+use tracing::Instrument;
+use zeroize::Zeroize;
+
+use super::{
+    Deadlines, LineEndings, Rules, Tls,
+    door::Context,
+    intake::{self, Additions, Intake, Taken},
+    login::Outcome,
+    policy,
+    wire::{Hangup, Wire},
+};
+use crate::{
+    mail::{AccountName, BodyType, QueueId, header::Trace},
+    queue::NewEntry,
+    route::Origin,
+    smtp::{
+        data::decode::BareEnds,
+        line::{Ending, Frame, Framer},
+        replies::Reply,
+        server::{Answer, Credentials, Question, Session, Step},
+    },
+};
+
+/// A session from the first octet to the last.
+pub(super) async fn serve<S>(stream: S, context: Context)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let span = tracing::info_span!(
+        "session",
+        session = context.number,
+        peer = %context.peer,
+        listener = context.live.listener.name,
+    );
+    let implicit = context.live.listener.tls == Tls::Implicit;
+    let mut connection = Connection::new(context, implicit);
+    let whole = async {
+        let stream = if implicit {
+            Some(stream)
+        } else {
+            let greeting = connection.session.greeting();
+            connection.talk(stream, Some(greeting)).await
+        };
+        // What comes back wants TLS.
+        let Some(stream) = stream else { return };
+        let Some(stream) = connection.handshake(stream).await else {
+            return;
+        };
+        let greeting = implicit.then(|| connection.session.greeting());
+        // The machine does not offer TLS under TLS.
+        drop(connection.talk(stream, greeting).await);
+    };
+    whole.instrument(span).await;
+}
+
+#[derive(Debug)]
+struct Connection {
+    context: Context,
+    session: Session,
+    framer: Framer,
+    /// When the session is over, whatever it does.
+    ends: Instant,
+}
+
+/// What comes after a step.
+enum Flow {
+    Continue,
+    Close,
+    StartTls,
+}
+
+impl Connection {
+    fn new(context: Context, tls: bool) -> Self {
+        let settings = context.live.settings(context.peer);
+        let ending = match context.live.listener.line_endings {
+            LineEndings::Strict => Ending::Crlf,
+            LineEndings::Normalize => Ending::CrlfOrLf,
+        };
+        Self {
+            session: Session::new(settings, tls),
+            framer: Framer::new(ending),
+            ends: Instant::now() + context.shared.deadlines.session,
+            context,
+        }
+    }
+
+    async fn handshake<S>(&mut self, stream: S) -> Option<tokio_rustls::server::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let shared = Arc::clone(&self.context.shared);
+        let acceptor = self.context.live.tls.as_ref()?;
+        let result = tokio::select! {
+            () = shared.tasks.stopped() => return None,
+            result = time::timeout(shared.deadlines.handshake, acceptor.accept(stream)) => result,
+        };
+        let reason = match result {
+            Ok(Ok(stream)) => {
+                self.session.tls_started();
+                return Some(stream);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "timeout".to_owned(),
+        };
+        tracing::info!(event = "session_refused", reason, "TLS handshake");
+        None
+    }
+
+    /// Speaks SMTP until the session is over (`None`) or wants TLS.
+    async fn talk<S>(&mut self, stream: S, greeting: Option<Reply>) -> Option<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let tasks = self.context.shared.tasks.clone();
+        let stopped = pin!(tasks.stopped());
+        let mut wire = Wire::new(stream, stopped);
+        if let Some(greeting) = greeting {
+            wire.put(&greeting);
+        }
+        let reply = match self.exchange(&mut wire).await {
+            Ok(Flow::StartTls) => return wire.into_stream().await,
+            Ok(Flow::Close | Flow::Continue) => None,
+            Err(Hangup::Closed) => return None,
+            Err(Hangup::TimedOut) => Some(Reply::TIMED_OUT),
+            Err(Hangup::Stopped) => Some(Reply::SHUTTING_DOWN),
+        };
+        if let Some(reply) = reply {
+            wire.put(&reply);
+        }
+        wire.close().await;
+        None
+    }
+
+    /// Line by line until something ends it.
+    async fn exchange<S, F>(&mut self, wire: &mut Wire<'_, S, F>) -> Result<Flow, Hangup>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = ()>,
+    {
+        loop {
+            // Between lines nothing is owed to anybody; in data it is, and this is not reached.
+            if self.context.shared.tasks.is_stopped() {
+                return Err(Hangup::Stopped);
+            }
+            let secret = self.session.in_auth();
+            let line_len_max = self.session.line_len_max();
+            let (frame, used) = self.framer.next(&wire.input, line_len_max);
+            let (step, broken) = match frame {
+                Frame::Line(line) => (self.session.line(line), false),
+                Frame::Refused(fault) => (self.session.fault(fault), false),
+                Frame::Broken(fault) => {
+                    let remedy = "a device that sends bare LF needs line_endings = \"normalize\"";
+                    tracing::info!(event = "session_refused", ?fault, remedy);
+                    (self.session.fault(fault), true)
+                }
+                Frame::Incomplete => {
+                    wire.consume(used);
+                    let command = Instant::now() + self.context.shared.deadlines.command;
+                    self.fill_line(wire, command).await?;
+                    continue;
+                }
+            };
+            if secret || self.session.in_auth() {
+                wire.input.get_mut(..used).unwrap_or_default().zeroize();
+            }
+            wire.consume(used);
+            match self.act(wire, step).await? {
+                Flow::Continue if broken => return Ok(Flow::Close),
+                Flow::Continue => (),
+                over @ (Flow::Close | Flow::StartTls) => return Ok(over),
+            }
+        }
+    }
+
+    /// Reads until there may be a line; the deadline is the line's, not the octet's.
+    async fn fill_line<S, F>(
+        &mut self,
+        wire: &mut Wire<'_, S, F>,
+        deadline: Instant,
+    ) -> Result<(), Hangup>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = ()>,
+    {
+        let deadline = deadline.min(self.ends);
+        loop {
+            let before = wire.input.len();
+            wire.fill(deadline).await?;
+            let new = wire.input.get(before..).unwrap_or_default();
+            // An overlong line must reach the framer, which drops it.
+            if memchr::memchr(b'\n', new).is_some()
+                || wire.input.len() > self.session.line_len_max()
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn act<S, F>(&mut self, wire: &mut Wire<'_, S, F>, step: Step) -> Result<Flow, Hangup>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = ()>,
+    {
+        let mut step = step;
+        loop {
+            step = match step {
+                Step::Reply(reply) => {
+                    wire.put(&reply);
+                    wire.flush_if_full(self.ends).await?;
+                    return Ok(Flow::Continue);
+                }
+                Step::Close(reply) => {
+                    wire.put(&reply);
+                    return Ok(Flow::Close);
+                }
+                Step::StartTls(_) if !wire.input.is_empty() => {
+                    tracing::info!(event = "session_refused", reason = "octets behind STARTTLS");
+                    wire.put(&Reply::INJECTED);
+                    return Ok(Flow::Close);
+                }
+                Step::StartTls(reply) => {
+                    wire.put(&reply);
+                    return Ok(Flow::StartTls);
+                }
+                Step::Ask(question) => {
+                    let answer = self.decide(question).await;
+                    self.session.answer(answer)
+                }
+                Step::Data(reply) => return self.data(wire, &reply).await,
+            };
+        }
+    }
+
+    async fn decide(&self, question: Question) -> Answer {
+        let shared = &self.context.shared;
+        match question {
+            Question::Login(Credentials::Password { username, password }) => {
+                let rules = shared.rules();
+                match shared
+                    .logins
+                    .check(&rules.clients, &username, &password)
+                    .await
+                {
+                    Outcome::Right => Answer::Accept,
+                    Outcome::Wrong => {
+                        tracing::info!(event = "session_refused", reason = "wrong credentials");
+                        Answer::Refuse(Reply::AUTH_FAILED)
+                    }
+                    Outcome::Busy => Answer::Refuse(Reply::AUTH_UNAVAILABLE),
+                }
+            }
+            // Not offered here.
+            Question::Login(Credentials::Bearer { .. }) => Answer::Refuse(Reply::AUTH_FAILED),
+            Question::Mail { reverse_path, .. } => {
+                let rules = shared.rules();
+                if !policy::may_send_as(&rules, self.session.login(), &reverse_path) {
+                    return Answer::Refuse(self.refused(Reply::SENDER_REFUSED));
+                }
+                match shared.queue.ready() {
+                    Ok(()) => Answer::Accept,
+                    Err(error) => Answer::Refuse(self.refused(intake::refusal(&error))),
+                }
+            }
+            Question::Rcpt(_) => Answer::Accept,
+        }
+    }
+
+    /// Counts a refused transaction.
+    fn refused(&self, reply: Reply) -> Reply {
+        let label = [("code", reply.code().to_owned())];
+        let metrics = &self.context.shared.metrics;
+        metrics.messages_refused.get_or_create(&label).inc();
+        reply
+    }
+
+    /// DATA: from the 354 to the reply behind the end.
+    async fn data<S, F>(
+        &mut self,
+        wire: &mut Wire<'_, S, F>,
+        go_ahead: &Reply,
+    ) -> Result<Flow, Hangup>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = ()>,
+    {
+        let rules = self.context.shared.rules();
+        let Some(account) = self.route(&rules) else {
+            tracing::info!(event = "session_refused", reason = "no route");
+            wire.put(&self.refused(Reply::NO_ROUTE));
+            self.session.end_of_data();
+            return Ok(Flow::Continue);
+        };
+        let began = Instant::now();
+        let id = self.context.shared.queue.next_id();
+        // Boxed: it is a part of the session's future for all of the session otherwise.
+        let mut intake = Box::new(self.intake(id, &rules));
+        wire.put(go_ahead);
+        let whole = self.read_data(wire, &mut intake).await?;
+        let queue = &self.context.shared.queue;
+        let taken = match intake.refusal() {
+            Some(reply) => Err(reply.clone()),
+            None => intake.finish(queue).await,
+        };
+        let reply = match taken {
+            Ok(taken) => self.accept(id, account, taken, began).await,
+            Err(reply) => Err(reply),
+        };
+        match reply {
+            Ok(reply) => wire.put(&reply),
+            Err(reply) => {
+                tracing::info!(event = "message_refused", queue_id = %id, reply = reply.code());
+                wire.put(&self.refused(reply));
+            }
+        }
+        self.session.end_of_data();
+        Ok(if whole { Flow::Continue } else { Flow::Close })
+    }
+
+    /// Reads to the end of data; `false` when the client went on beyond all bounds.
+    async fn read_data<S, F>(
+        &mut self,
+        wire: &mut Wire<'_, S, F>,
+        intake: &mut Intake,
+    ) -> Result<bool, Hangup>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = ()>,
+    {
+        let shared = Arc::clone(&self.context.shared);
+        let mut block = Block::new(&shared.deadlines);
+        loop {
+            if !wire.input.is_empty() {
+                let progress = intake.feed(&wire.input, &shared.queue).await;
+                wire.consume(progress.used);
+                block.took(progress.used, &shared.deadlines);
+                if progress.ended {
+                    return Ok(true);
+                }
+                if intake.is_overrun() {
+                    return Ok(false);
+                }
+            }
+            wire.fill_data(block.deadline.min(self.ends)).await?;
+        }
+    }
+
+    fn route(&self, rules: &Rules) -> Option<AccountName> {
+        let login = self.session.login();
+        let client = login.and_then(|login| rules.clients.get(login));
+        let origin = Origin {
+            client: login,
+            client_account: client.and_then(|client| client.account.as_ref()),
+            listener: &self.context.live.listener.name,
+            peer: self.context.peer.ip(),
+        };
+        let envelope = self.session.envelope()?;
+        rules.router.route(envelope, &origin).cloned()
+    }
+
+    fn intake(&self, id: QueueId, rules: &Rules) -> Intake {
+        let listener = &self.context.live.listener;
+        let at = self.context.shared.clock.now();
+        let bare = match listener.line_endings {
+            LineEndings::Strict => BareEnds::Report,
+            LineEndings::Normalize => BareEnds::Rewrite,
+        };
+        let envelope = self.session.envelope();
+        let sender = envelope.map(|envelope| &envelope.reverse_path);
+        let additions = Additions::new(sender, &rules.hostname, at);
+        let mut intake = Intake::new(id, bare, listener.max_message_size, additions);
+        let recipients = envelope.map_or(&[][..], |envelope| &envelope.recipients);
+        intake.trace(&Trace {
+            helo: self.session.helo().unwrap_or_default(),
+            peer: self.context.peer.ip(),
+            by: &rules.hostname,
+            protocol: self.session.protocol(),
+            id,
+            recipient: match recipients {
+                [only] => Some(&only.address),
+                _ => None,
+            },
+            at,
+        });
+        intake
+    }
+
+    /// Hands the message to the queue; only its `Ok` makes a 250.
+    async fn accept(
+        &mut self,
+        id: QueueId,
+        account: AccountName,
+        taken: Taken,
+        began: Instant,
+    ) -> Result<Reply, Reply> {
+        let mut envelope = self.session.take_envelope().ok_or(Reply::MAIL_FIRST)?;
+        if taken.eight_bit {
+            envelope.body = BodyType::EightBitMime;
+        }
+        let (size, recipients) = (taken.message.size, envelope.recipients.len());
+        let client = self.session.login().map(str::to_owned);
+        let entry = NewEntry {
+            id,
+            account: account.clone(),
+            envelope,
+            message: taken.message,
+            client,
+        };
+        let accepted = self.context.shared.queue.accept(entry).await;
+        accepted.map_err(|error| intake::refusal(&error))?;
+        tracing::info!(
+            event = "received",
+            queue_id = %id,
+            %account,
+            size,
+            recipients,
+            client = self.session.login(),
+            elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        );
+        Ok(Reply::queued(id))
+    }
+}
+
+/// The block of data whose deadline runs.
+struct Block {
+    deadline: Instant,
+    octets: usize,
+}
+
+/// A client that sends less than this in a block's time sends to keep us busy.
+const BLOCK_LEN: usize = 16 * 1024;
+
+impl Block {
+    fn new(deadlines: &Deadlines) -> Self {
+        Self {
+            deadline: Instant::now() + deadlines.data_block,
+            octets: 0,
+        }
+    }
+
+    fn took(&mut self, octets: usize, deadlines: &Deadlines) {
+        self.octets += octets;
+        if self.octets >= BLOCK_LEN {
+            *self = Self::new(deadlines);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+use std::sync::{Mutex, atomic::AtomicU64};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::submission::{
+    Auth, AuthWithoutTls, Listener,
+    door::{Live, Peer, Shared},
+    limits::Limits,
+    login::Logins,
+    testing::{Bench, Peer as Client, certificate, listener, rules},
+};
+
+/// A session of `listener` on a stream in memory, and its client.
+fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
+    let rules = Arc::new(rules());
+    let live = Arc::new(Live::new(listener, &rules).unwrap());
+    let parts = bench.parts.clone();
+    let shared = Arc::new(Shared {
+        queue: parts.queue,
+        clock: parts.clock,
+        tasks: parts.tasks,
+        metrics: parts.metrics,
+        rules: Mutex::new(rules),
+        logins: Logins::new(),
+        deadlines: Deadlines::default(),
+        sessions: AtomicU64::new(0),
+    });
+    let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
+    let peer = Peer(Some("127.0.0.1:4711".parse().unwrap()));
+    let context = Context::new(shared, live, peer, permit);
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    bench.parts.tasks.spawn("session", serve(ours, context));
+    Client::new(theirs)
+}
+
+#[tokio::test]
+async fn a_message_is_queued_with_its_trace_and_what_it_lacked() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.begin_data().await;
+    client
+        .send("Bcc: secret@b.example\r\nSubject: t\u{e9}st\r\n\r\n..dot\r\n.\r\n")
+        .await;
+    let reply = client.expect("250 2.0.0 queued as ").await;
+    let (entry, text) = bench.only_message().await;
+    let id = entry.id;
+    assert_eq!(reply, format!("250 2.0.0 queued as {id}"));
+    assert_eq!(
+        text,
+        format!(
+            "Received: from device ([127.0.0.1])\r\n\tby relay.example with ESMTP id {id}\r\n\
+             \tfor <x@b.example>;\r\n\tThu, 1 Jan 1970 00:00:00 +0000\r\nSubject: t\u{e9}st\r\n\
+             Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nFrom: <root@a.example>\r\n\
+             Message-ID: <{id}@relay.example>\r\n\r\n.dot\r\n"
+        )
+    );
+    assert_eq!(entry.account.as_str(), "alerts");
+    assert_eq!(entry.body, BodyType::EightBitMime, "whatever MAIL declared");
+    client.say("QUIT", "221 ").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn pipelined_commands_are_answered_in_one_write() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.expect("220 ").await;
+    let whole = "EHLO a\r\nMAIL FROM:<root@a.example>\r\nRCPT TO:<x@b.example>\r\nDATA\r\n";
+    client.send(whole).await;
+    let mut read = vec![0; 4096];
+    let length = client.stream.read(&mut read).await.unwrap();
+    let text = String::from_utf8_lossy(&read[..length]).into_owned();
+    assert!(
+        text.starts_with("250-relay.example\r\n") && text.contains("\r\n354 "),
+        "{text}"
+    );
+    // Two messages, and the end of the session, in one go.
+    let message = "Subject: x\r\n\r\nx\r\n.\r\n";
+    let again = whole.split_once("\r\n").unwrap().1;
+    client
+        .send(format!("{message}{again}{message}QUIT\r\n"))
+        .await;
+    for wanted in [
+        "250 2.0.0",
+        "250 2.1.0",
+        "250 2.1.5",
+        "354",
+        "250 2.0.0",
+        "221",
+    ] {
+        client.expect(wanted).await;
+    }
+    client.expect_end().await;
+    assert_eq!(bench.queued().await, 2);
+}
+
+#[tokio::test]
+async fn a_large_message_arrives_whole() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.begin_data().await;
+    let line = format!("{}\r\n", "0123456789".repeat(7));
+    let body = line.repeat(1_000_000 / line.len());
+    client
+        .send(format!("From: a@b.example\r\n\r\n{body}.\r\n"))
+        .await;
+    client.expect("250 2.0.0").await;
+    let (entry, text) = bench.only_message().await;
+    assert_eq!(usize::try_from(entry.size).unwrap(), text.len());
+    let (header, rest) = text.split_once("\r\n\r\n").unwrap();
+    assert!(
+        header.contains("\r\nFrom: a@b.example\r\nDate: "),
+        "{header}"
+    );
+    assert!(rest == body, "the body is as sent");
+}
+
+#[tokio::test]
+async fn what_may_not_be_relayed_is_refused_and_the_session_goes_on() {
+    let header = "X: y\r\n".repeat(25_000);
+    let loops = "Received: x\r\n".repeat(51);
+    let big = "x\r\n".repeat(800_000);
+    for (data, reply) in [
+        ("a\r\nb\nc\r\n.\r\n", "550 5.6.11"),
+        ("a\r\n\n.\n\r\n.\r\n", "550 5.6.11"),
+        ("a\0b\r\n.\r\n", "550 5.6.0"),
+        (&*format!("{loops}\r\n.\r\n"), "554 5.4.6"),
+        (&*format!("{header}\r\n.\r\n"), "552 5.3.4"),
+        (&*format!("{big}.\r\n"), "552 5.3.4"),
+    ] {
+        let bench = Bench::new();
+        let mut client = session(&bench, listener());
+        client.begin_data().await;
+        client.send(data).await;
+        client.expect(reply).await;
+        client.say("NOOP", "250 ").await;
+        assert_eq!(bench.queued().await, 0);
+        let metrics = bench.parts.metrics.encode();
+        let counted = format!(
+            "messages_refused_total{{code=\"{}\"}} 1",
+            reply.split(' ').next().unwrap()
+        );
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_ignores_the_size_limit_is_cut_off() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.begin_data().await;
+    let (mut reader, mut writer) = tokio::io::split(client.stream);
+    let write = async {
+        let line = vec![b'x'; 64 * 1024];
+        let mut sent = 0;
+        while tokio::io::AsyncWriteExt::write_all(&mut writer, &line)
+            .await
+            .is_ok()
+        {
+            sent += line.len();
+            assert!(sent < 16 * 1024 * 1024, "reads without bound");
+        }
+    };
+    let mut text = String::new();
+    let (read, ()) = tokio::join!(reader.read_to_string(&mut text), write);
+    read.unwrap();
+    assert!(text.starts_with("552 5.3.4"), "{text}");
+}
+
+#[tokio::test]
+async fn a_login_decides_who_may_send_as_whom() {
+    let bench = Bench::new();
+    let mut listener = listener();
+    listener.auth = Auth::Required;
+    let mut client = session(&bench, listener);
+    client.expect("220 ").await;
+    client.say("EHLO a", "250-").await;
+    client.say("MAIL FROM:<root@a.example>", "530 5.7.0").await;
+    client
+        .say("AUTH PLAIN AHByaW50ZXIAd3Jvbmc=", "535 5.7.8")
+        .await;
+    client
+        .say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "235 2.7.0")
+        .await;
+    client
+        .say("MAIL FROM:<root@other.example>", "550 5.7.1")
+        .await;
+    client.say("MAIL FROM:<>", "550 5.7.1").await;
+    client.say("MAIL FROM:<root@a.example>", "250 ").await;
+    client.say("RCPT TO:<x@b.example>", "250 ").await;
+    client.say("RCPT TO:<y@b.example>", "250 ").await;
+    client.say("DATA", "354 ").await;
+    client.say("x\r\n.", "250 ").await;
+    let (entry, text) = bench.only_message().await;
+    assert_eq!(entry.client.as_deref(), Some("printer"));
+    assert!(
+        text.contains("with ESMTPA id ") && !text.contains("for <"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn starttls_forgets_the_session_and_takes_the_login() {
+    let bench = Bench::new();
+    let (files, roots) = certificate(bench.folder.path());
+    let mut listener = listener();
+    (listener.tls, listener.certificate) = (Tls::Starttls, Some(files));
+    listener.auth_without_tls = AuthWithoutTls::Never;
+    let mut client = session(&bench, listener);
+    client.expect("220 ").await;
+    let list = client.say("EHLO a", "250-").await;
+    assert!(
+        list.contains("STARTTLS") && !list.contains("AUTH"),
+        "{list}"
+    );
+    client
+        .say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "538 5.7.11")
+        .await;
+    client.say("STARTTLS", "220 2.0.0").await;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, client.stream)
+        .await;
+    let mut client = Client::new(stream.unwrap());
+    client.say("MAIL FROM:<root@a.example>", "503 ").await;
+    let list = client.say("EHLO a", "250-").await;
+    assert!(
+        !list.contains("STARTTLS") && list.contains("AUTH PLAIN LOGIN"),
+        "{list}"
+    );
+    client
+        .say("AUTH LOGIN cHJpbnRlcg==", "334 UGFzc3dvcmQ6")
+        .await;
+    client.say("c2VjcmV0", "235 ").await;
+    client.say("QUIT", "221 ").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn octets_in_clear_behind_starttls_end_the_session() {
+    let bench = Bench::new();
+    let (files, _) = certificate(bench.folder.path());
+    let mut listener = listener();
+    (listener.tls, listener.certificate) = (Tls::Starttls, Some(files));
+    let mut client = session(&bench, listener);
+    client.expect("220 ").await;
+    client.send("EHLO a\r\nSTARTTLS\r\nEHLO b\r\n").await;
+    client.expect("250-").await;
+    client.expect("554 5.5.1").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn told_to_stop_an_idle_session_ends_and_a_message_is_finished_first() {
+    let bench = Bench::new();
+    let mut idle = session(&bench, listener());
+    let mut sending = session(&bench, listener());
+    idle.expect("220 ").await;
+    sending.begin_data().await;
+    sending.send("Subject: x\r\n\r\n").await;
+    bench.parts.tasks.stop();
+    idle.expect("421 4.3.2").await;
+    idle.expect_end().await;
+    sending.send("the rest\r\n.\r\n").await;
+    sending.expect("250 2.0.0").await;
+    sending.expect("421 4.3.2").await;
+    sending.expect_end().await;
+    assert_eq!(bench.queued().await, 1);
+    drop((idle, sending));
+    bench.parts.tasks.drained().await;
+}
+
+#[tokio::test]
+async fn a_bare_lf_is_answered_at_once_and_ends_the_session() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.expect("220 ").await;
+    client.send("EHLO device\n").await;
+    client.expect("500 5.5.2 bare LF").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn silence_and_slowness_have_an_end() {
+    let bench = Bench::new();
+    let mut silent = session(&bench, listener());
+    silent.expect("220 ").await;
+    let mut slow = session(&bench, listener());
+    slow.begin_data().await;
+    slow.send("Subject: never ends\r\n").await;
+    time::pause();
+    silent.expect("421 4.4.2").await;
+    slow.expect("421 4.4.2").await;
+    assert_eq!(bench.queued().await, 0);
+}
+
+#[tokio::test]
+async fn overlong_lines_do_not_grow_the_buffer() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.expect("220 ").await;
+    client
+        .send(format!("EHLO {}\r\nNOOP\r\n", "x".repeat(100_000)))
+        .await;
+    client.expect("500 5.5.2 line too long").await;
+    client.expect("250 ").await;
+}
+
+/// A thousand idle sessions must not cost more than what their buffers need.
+#[tokio::test]
+async fn an_idle_session_is_small() {
+    let bench = Bench::new();
+    let live = Arc::new(Live::new(listener(), &rules()).unwrap());
+    let parts = bench.parts.clone();
+    let shared = Arc::new(Shared {
+        queue: parts.queue,
+        clock: parts.clock,
+        tasks: parts.tasks,
+        metrics: parts.metrics,
+        rules: Mutex::new(Arc::new(rules())),
+        logins: Logins::new(),
+        deadlines: Deadlines::default(),
+        sessions: AtomicU64::new(0),
+    });
+    let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
+    let context = Context::new(shared, live, Peer(None), permit);
+    let (ours, _theirs) = tokio::io::duplex(64);
+    let future = serve(ours, context);
+    let size = size_of_val(&future);
+    assert!(size < 8 * 1024, "{size} octets before any buffer");
+}

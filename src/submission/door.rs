@@ -1,0 +1,176 @@
+//! What outlives a session: the parts all share, a listener as it is configured now, its peers.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Deadlines, Error, Listener, Rules, Tls,
+    limits::{Limits, Permit},
+    login::Logins,
+    policy,
+};
+use crate::{
+    clock::Clock,
+    net::{self, tasks::Tasks},
+    queue::Queue,
+    smtp::server::Settings,
+    telemetry::Metrics,
+};
+
+/// What all sessions of all listeners share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) queue: Queue,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) rules: Mutex<Arc<Rules>>,
+    pub(super) logins: Logins,
+    pub(super) deadlines: Deadlines,
+    /// Sessions begun; the number names the next one.
+    pub(super) sessions: AtomicU64,
+}
+
+impl Shared {
+    /// The rules in force now.
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_rules(&self, rules: Arc<Rules>) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+}
+
+/// One listener: how it is configured now, and who is inside.
+#[derive(Debug)]
+pub(super) struct Door {
+    live: Mutex<Arc<Live>>,
+    pub(super) limits: Arc<Limits>,
+}
+
+impl Door {
+    pub(super) fn new(live: Live) -> Self {
+        Self {
+            live: Mutex::new(Arc::new(live)),
+            limits: Arc::default(),
+        }
+    }
+
+    pub(super) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_live(&self, live: Live) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+    }
+}
+
+/// A listener's configuration, ready for sessions.
+pub(super) struct Live {
+    pub(super) listener: Listener,
+    pub(super) tls: Option<TlsAcceptor>,
+    /// For peers elsewhere, and for peers on this machine.
+    settings: [Arc<Settings>; 2],
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Live").field(&self.listener).finish()
+    }
+}
+
+impl Live {
+    /// Reads the certificate. Blocking.
+    pub(super) fn new(listener: Listener, rules: &Rules) -> Result<Self, Error> {
+        let unusable = |reason| Error::Certificate {
+            name: listener.name.clone(),
+            reason,
+        };
+        let tls = match (listener.tls, &listener.certificate) {
+            (Tls::None, _) => None,
+            (Tls::Starttls | Tls::Implicit, None) => {
+                let remedy = "TLS needs certificate_file and key_file";
+                return Err(unusable(remedy.to_owned()));
+            }
+            (Tls::Starttls | Tls::Implicit, Some((certificate, key))) => {
+                let config = net::tls::server::config(certificate, key);
+                let config = config.map_err(|error| unusable(error.to_string()))?;
+                Some(TlsAcceptor::from(config))
+            }
+        };
+        let settings =
+            [false, true].map(|local| Arc::new(policy::settings(&listener, rules, local)));
+        Ok(Self {
+            listener,
+            tls,
+            settings,
+        })
+    }
+
+    pub(super) fn settings(&self, peer: Peer) -> Arc<Settings> {
+        let [elsewhere, here] = &self.settings;
+        let local = peer.ip().is_none_or(|peer| peer.is_loopback());
+        Arc::clone(if local { here } else { elsewhere })
+    }
+}
+
+/// Who connected; none on a Unix socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) Option<SocketAddr>);
+
+impl Peer {
+    /// The address, an IPv4 one as such even on a dual-stack socket.
+    pub(super) fn ip(self) -> Option<IpAddr> {
+        self.0.map(|peer| peer.ip().to_canonical())
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(peer) => SocketAddr::new(peer.ip().to_canonical(), peer.port()).fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+/// What a session is given when it begins.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    pub(super) live: Arc<Live>,
+    pub(super) peer: Peer,
+    /// Names the session in the log.
+    pub(super) number: u64,
+    _permit: Permit,
+}
+
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>, live: Arc<Live>, peer: Peer, permit: Permit) -> Self {
+        let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.sessions.inc();
+        shared.metrics.sessions_open.inc();
+        Self {
+            shared,
+            live,
+            peer,
+            number,
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.shared.metrics.sessions_open.dec();
+    }
+}

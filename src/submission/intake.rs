@@ -1,0 +1,277 @@
+//! The data of one message: decoded, its header edited, kept in memory or spilled to disk.
+//!
+//! Memory is bounded by [`store::INLINE_BODY_MAX`] and one read, whatever the message's size. The
+//! header section is scanned once and edited before any octet goes to disk. A message that is
+//! refused is read to its true end without being kept, so the session stays in sync.
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::{
+    mail::{
+        Body, Digest, Message, QueueId, ReversePath,
+        header::{self, Header, Scan},
+    },
+    queue::{Queue, Spill},
+    smtp::{
+        data::decode::{BareEnds, Decoder, Progress},
+        replies::Reply,
+    },
+    store,
+};
+
+/// A header section that does not fit here is an attack or a loop; Postfix's bound is near it.
+const HEADER_LEN_MAX: usize = 128 * 1024;
+/// Hops after which a message is taken to be in a loop; Postfix's `hopcount_limit`.
+const HOPS_MAX: usize = 50;
+/// What is read of a refused message beyond its size limit before the connection is cut.
+const DRAIN_LEN_MIN: u64 = 1024 * 1024;
+/// First allocation: most mail from machines fits without another.
+const BUFFER_LEN_FIRST: usize = 8 * 1024;
+/// Octets gathered before they go to the spill file.
+const SPILL_WRITE_LEN: usize = 64 * 1024;
+
+/// Takes in the data of one message.
+#[derive(Debug)]
+pub(super) struct Intake {
+    id: QueueId,
+    decoder: Decoder,
+    /// What is not on disk: the whole message, or its end once it spills.
+    buffer: Vec<u8>,
+    stage: Stage,
+    spill: Option<Spill>,
+    /// Octets decoded; our own fields do not count.
+    octets: u64,
+    octets_max: u64,
+    additions: Additions,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The header section is not complete.
+    Header(Scan),
+    Body,
+    /// Nothing more is kept.
+    Refused(Reply),
+}
+
+/// What a message gets that lacks it (RFC 6409 §8).
+#[derive(Debug)]
+pub(super) struct Additions {
+    pub(super) from: String,
+    pub(super) hostname: String,
+    pub(super) at: Timestamp,
+}
+
+/// A message that was taken in.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) message: Message,
+    /// It holds octets above 127, whatever MAIL declared.
+    pub(super) eight_bit: bool,
+}
+
+impl Intake {
+    /// `trace` is the `Received` field; the message follows it in the buffer.
+    pub(super) fn new(id: QueueId, bare: BareEnds, octets_max: u64, additions: Additions) -> Self {
+        Self {
+            id,
+            decoder: Decoder::new(bare),
+            buffer: Vec::with_capacity(BUFFER_LEN_FIRST),
+            stage: Stage::Header(Scan::new(0)),
+            spill: None,
+            octets: 0,
+            octets_max,
+            additions,
+        }
+    }
+
+    /// Puts the trace field in front; before any data.
+    pub(super) fn trace(&mut self, trace: &header::Trace<'_>) {
+        trace.write(&mut self.buffer);
+        self.stage = Stage::Header(Scan::new(self.buffer.len()));
+    }
+
+    /// Takes a piece of what the client sends.
+    pub(super) async fn feed(&mut self, input: &[u8], queue: &Queue) -> Progress {
+        let before = self.buffer.len();
+        let progress = self.decoder.decode(input, &mut self.buffer);
+        let new = self.buffer.len() - before;
+        self.octets = self
+            .octets
+            .saturating_add(u64::try_from(new).unwrap_or(u64::MAX));
+        self.judge();
+        if matches!(self.stage, Stage::Body) {
+            let due = self.spill.is_some() && self.buffer.len() >= SPILL_WRITE_LEN;
+            if due || self.buffer.len() > store::INLINE_BODY_MAX {
+                self.write_out(queue).await;
+            }
+        }
+        progress
+    }
+
+    /// Whether the client goes on sending beyond all bounds.
+    pub(super) fn is_overrun(&self) -> bool {
+        let drained_max = self.octets_max.max(DRAIN_LEN_MIN);
+        self.octets > self.octets_max.saturating_add(drained_max)
+    }
+
+    /// Why the message is refused, if it is.
+    pub(super) fn refusal(&self) -> Option<&Reply> {
+        match &self.stage {
+            Stage::Refused(reply) => Some(reply),
+            Stage::Header(_) | Stage::Body => None,
+        }
+    }
+
+    /// The data has ended: the message, durable if it spilled.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub(super) async fn finish(mut self, queue: &Queue) -> Result<Taken, Reply> {
+        if let Stage::Header(scan) = &self.stage {
+            let header = scan.clone().finish(&self.buffer);
+            self.edit(&header);
+        }
+        if self.buffer.len() > store::INLINE_BODY_MAX || self.spill.is_some() {
+            self.write_out(queue).await;
+        }
+        if let Stage::Refused(reply) = self.stage {
+            return Err(reply);
+        }
+        let message = match self.spill {
+            Some(spill) => spill.finish().await.map_err(|error| refusal(&error))?,
+            None => in_memory(self.buffer),
+        };
+        Ok(Taken {
+            message,
+            eight_bit: self.decoder.faults().eight_bit,
+        })
+    }
+
+    /// Everything that can be said about the message so far.
+    fn judge(&mut self) {
+        let faults = self.decoder.faults();
+        if self.octets > self.octets_max {
+            self.refuse(Reply::TOO_BIG);
+        } else if faults.bare_ending {
+            self.refuse(Reply::BARE_ENDINGS);
+        } else if faults.nul {
+            self.refuse(Reply::NUL_IN_DATA);
+        }
+        match &mut self.stage {
+            Stage::Header(scan) => {
+                if let Some(header) = scan.advance(&self.buffer) {
+                    self.edit(&header);
+                } else if scan.len(&self.buffer) > HEADER_LEN_MAX {
+                    self.refuse(Reply::HEADER_TOO_BIG);
+                }
+            }
+            Stage::Body => (),
+            Stage::Refused(_) => self.buffer.clear(),
+        }
+    }
+
+    /// The first refusal stands; what was kept is given up.
+    fn refuse(&mut self, reply: Reply) {
+        if self.refusal().is_none() {
+            self.stage = Stage::Refused(reply);
+            self.spill = None;
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// The header section is complete.
+    fn edit(&mut self, header: &Header) {
+        if header.received > HOPS_MAX {
+            self.refuse(Reply::LOOP);
+            return;
+        }
+        if header.end > HEADER_LEN_MAX {
+            self.refuse(Reply::HEADER_TOO_BIG);
+            return;
+        }
+        let fields = self.additions.missing(header, self.id);
+        header::edit(&mut self.buffer, header, fields.as_bytes());
+        self.stage = Stage::Body;
+    }
+
+    async fn write_out(&mut self, queue: &Queue) {
+        if self.refusal().is_some() {
+            return;
+        }
+        let written = match &mut self.spill {
+            Some(spill) => spill.write(&self.buffer).await,
+            None => match queue.spill(self.id).await {
+                Ok(spill) => self.spill.insert(spill).write(&self.buffer).await,
+                Err(error) => Err(error),
+            },
+        };
+        match written {
+            // What it grew to on the way here is given back.
+            Ok(()) if self.buffer.capacity() > 2 * SPILL_WRITE_LEN => {
+                self.buffer = Vec::with_capacity(2 * SPILL_WRITE_LEN);
+            }
+            Ok(()) => self.buffer.clear(),
+            Err(error) => self.refuse(refusal(&error)),
+        }
+    }
+}
+
+impl Additions {
+    /// For a message of this sender; without one, our postmaster stands for it.
+    pub(super) fn new(sender: Option<&ReversePath>, hostname: &str, at: Timestamp) -> Self {
+        let from = match sender.and_then(ReversePath::address) {
+            Some(address) => address.to_string(),
+            None => format!("postmaster@{hostname}"),
+        };
+        Self {
+            from,
+            hostname: hostname.to_owned(),
+            at,
+        }
+    }
+
+    fn missing(&self, header: &Header, id: QueueId) -> String {
+        let mut fields = String::new();
+        if !header.date {
+            fields.push_str(&format!("Date: {}\r\n", header::date(self.at)));
+        }
+        if !header.from {
+            fields.push_str(&format!("From: <{}>\r\n", self.from));
+        }
+        if !header.message_id {
+            // Of the queue id, so that a duplicate carries the same.
+            fields.push_str(&format!("Message-ID: <{id}@{}>\r\n", self.hostname));
+        }
+        fields
+    }
+}
+
+fn in_memory(octets: Vec<u8>) -> Message {
+    let sum = digest::digest(&digest::SHA256, &octets);
+    Message {
+        size: u64::try_from(octets.len()).unwrap_or(u64::MAX),
+        digest: Digest(sum.as_ref().try_into().unwrap_or_default()),
+        body: Body::Memory(Bytes::from(octets)),
+    }
+}
+
+/// What the client reads when the store refuses; the operator reads the whole chain.
+pub(super) fn refusal(error: &store::Error) -> Reply {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    match error {
+        store::Error::Full(_) => {
+            tracing::warn!(event = "store_full", cause, "no space left for mail");
+            Reply::STORE_FULL
+        }
+        store::Error::Refused { .. }
+        | store::Error::Broken { .. }
+        | store::Error::Locked { .. }
+        | store::Error::Newer { .. } => {
+            tracing::error!(event = "store_failed", %error, cause, "mail is not accepted");
+            Reply::STORE_BROKEN
+        }
+    }
+}

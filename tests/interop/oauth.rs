@@ -1,0 +1,474 @@
+//! Upstream = Dovecot with XOAUTH2 and OAUTHBEARER, which asks a certified OAuth server about each
+//! token; tokens got and rotated there by our own grants through its real pages.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    rig::{Dovecot, Provider, file},
+    support::{
+        eventually, free_address,
+        mail::message,
+        process::{Process, guarded},
+        program,
+        relay::Site,
+        sink::Sink,
+        within,
+    },
+};
+
+/// The mailbox that may send.
+const MAILBOX: &str = "app@example.test";
+
+/// A life in seconds short enough to see several rotations, and not below what the refresher takes
+/// for a mistake of the provider.
+const SHORT_LIFE: &str = "60";
+
+/// Rotations to see while mail flows. Each comes at about 80 % of [`SHORT_LIFE`].
+const ROTATIONS: usize = 3;
+
+/// Guard against hanging while [`ROTATIONS`] lives pass.
+const ROTATIONS_PATIENCE: Duration = Duration::from_secs(400);
+
+/// Everything between a client and the ledger.
+struct Rig {
+    provider: Provider,
+    sink: Sink,
+    site: Site,
+    dovecot: Dovecot,
+}
+
+impl Rig {
+    /// One account, `alerts`, with this grant and mechanism.
+    fn new(grant: &str, tls: &str, mechanism: &str) -> Self {
+        Self::with(grant, tls, mechanism, &[])
+    }
+
+    fn with(grant: &str, tls: &str, mechanism: &str, settings: &[(&'static str, &str)]) -> Self {
+        // The redirect address must be registered before the provider starts.
+        let console = free_address();
+        let redirects = format!("http://{console}/authorization/smtp_oauth/");
+        let settings = [
+            settings,
+            &[("REDIRECTS", redirects.as_str()), ("MAILBOX", MAILBOX)],
+        ];
+        let provider = Provider::start(&settings.concat());
+        let sink = Sink::start();
+        let dovecot = Dovecot::start(&provider, &sink);
+        let account = format!(
+            "[account.alerts]\nprovider = \"rig\"\nmailbox = \"{MAILBOX}\"\ngrant = \"{grant}\"\n{}",
+            dovecot.table("alerts", tls, mechanism)
+        );
+        let site = Site::with_console(console, &format!("{}{account}", provider.table()));
+        Self {
+            provider,
+            sink,
+            site,
+            dovecot,
+        }
+    }
+
+    /// A message passes, whole.
+    fn passes(&self, id: &str) {
+        let sent = message(id, format!("Through Dovecot: {id}.\r\n").as_bytes());
+        self.site.submit(&sent);
+        let came = self.sink.find(&format!("Through Dovecot: {id}."));
+        assert_eq!(came.from, MAILBOX);
+        assert!(
+            came.octets.ends_with(&sent),
+            "{}",
+            String::from_utf8_lossy(&came.octets)
+        );
+    }
+
+    /// No refresh token was ever shown twice.
+    fn no_reuse(&self) {
+        let log = self.provider.log();
+        assert_eq!(self.provider.count("grant-revoked"), 0, "{log}");
+        assert!(
+            !log.contains("already used") && !log.contains("already consumed"),
+            "{log}"
+        );
+    }
+
+    /// Signs in by browser on this machine.
+    fn sign_in(&self, user: &str) {
+        let mut login = Login::start(&self.site, &["login", "alerts", "--no-browser"]);
+        let url = login.url(&format!("http://{}/auth", self.provider.address));
+        let said = self.provider.press(&url, user, &[]);
+        assert!(
+            said.contains("/authorization/smtp_oauth/"),
+            "never came to our callback: {said}"
+        );
+        login.succeeds();
+    }
+}
+
+/// A running `gatepost login`.
+struct Login {
+    process: Process,
+    lines: Receiver<String>,
+    said: Vec<String>,
+}
+
+impl Login {
+    fn start(site: &Site, arguments: &[&str]) -> Self {
+        let mut command = guarded(&site.command(arguments));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = Process::from_child("login", command.spawn().unwrap(), &site.log());
+        let (sender, lines) = channel();
+        let child = process.child();
+        let pipes: [Box<dyn Read + Send>; 2] = [
+            Box::new(child.stdout.take().unwrap()),
+            Box::new(child.stderr.take().unwrap()),
+        ];
+        for pipe in pipes {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    // The test may have seen enough.
+                    let _unheard = sender.send(line);
+                }
+            });
+        }
+        Self {
+            process,
+            lines,
+            said: Vec::new(),
+        }
+    }
+
+    /// Waits for a word that begins so, in what is printed.
+    fn word(&mut self, is: impl Fn(&str) -> bool) -> String {
+        eventually("login says what to do", || {
+            self.said.extend(self.lines.try_iter());
+            let words = self.said.iter().flat_map(|line| line.split_whitespace());
+            words
+                .map(|word| word.trim_matches(['"', '<', '>', '.']))
+                .find(|word| is(word))
+                .map(Into::into)
+        })
+    }
+
+    fn url(&mut self, prefix: &str) -> String {
+        self.word(|word| word.starts_with(prefix))
+    }
+
+    /// Types a line.
+    fn paste(&mut self, line: &str) {
+        let stdin = self.process.child().stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    fn ends(&mut self) -> (Option<i32>, String) {
+        let status = self.process.wait();
+        // Both readers end with the process; what they read is complete then.
+        self.said.extend(self.lines.iter());
+        (status.code(), self.said.join("\n"))
+    }
+
+    fn succeeds(mut self) {
+        let (code, said) = self.ends();
+        assert_eq!(code, Some(0), "{said}");
+    }
+
+    fn is_refused(mut self) -> String {
+        let (code, said) = self.ends();
+        assert_eq!(code, Some(1), "{said}");
+        said
+    }
+}
+
+/// The rig by itself: Dovecot takes a live token of the right user only. When this fails, the others
+/// say nothing about us.
+#[test]
+fn the_rig_itself() {
+    let rig = Rig::new("client_credentials", "starttls", "xoauth2");
+    let fetched = Command::new(program("curl", "curl"))
+        .args([
+            "-sS",
+            "-u",
+            "relay:relay-secret",
+            "-d",
+            "grant_type=client_credentials&scope=smtp",
+        ])
+        .arg(format!("http://{}/token", rig.provider.address))
+        .output()
+        .unwrap();
+    let fetched: serde_json::Value = serde_json::from_slice(&fetched.stdout).unwrap();
+    let token = fetched["access_token"].as_str().unwrap();
+    let port = rig.dovecot.starttls.port().to_string();
+    for (user, token, mechanism, expected) in [
+        (MAILBOX, token, "xoauth2", "235 "),
+        (MAILBOX, token, "oauthbearer", "235 "),
+        (MAILBOX, "wrong", "xoauth2", "334 {\"status\":\"401\""),
+        (
+            MAILBOX,
+            "wrong",
+            "oauthbearer",
+            "334 {\"status\":\"invalid_token\"",
+        ),
+        ("other@example.test", token, "xoauth2", "334 "),
+    ] {
+        let output = Command::new(program("python3", "python3"))
+            .arg(file("xoauth2.py"))
+            .args(["127.0.0.1", &port, user, token, mechanism])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            said.lines().any(|line| line.starts_with(expected)),
+            "{expected}: {said}"
+        );
+    }
+    assert_eq!(rig.sink.ledger().deliveries.len(), 2);
+}
+
+/// Client credentials: no person at all. Every mechanism over every kind of TLS.
+#[test]
+fn client_credentials() {
+    for (tls, mechanism) in [
+        ("starttls", "xoauth2"),
+        ("starttls", "oauthbearer"),
+        ("implicit", "xoauth2"),
+    ] {
+        let rig = Rig::new("client_credentials", tls, mechanism);
+        let _relay = rig.site.start();
+        rig.passes(&format!("{tls}-{mechanism}"));
+        let account = rig.site.wait_account("alerts", "ready");
+        assert!(account["token_expires_at"].is_string(), "{account}");
+        assert_eq!(account["grant"], "client_credentials");
+    }
+}
+
+/// The client id and secret in the form instead of HTTP Basic.
+#[test]
+fn client_credentials_post() {
+    let rig = Rig::new("client_credentials", "starttls", "xoauth2");
+    rig.site.edit(
+        "client_id = \"relay\"\nclient_secret = \"relay-secret\"",
+        "client_id = \"relay-post\"\nclient_secret = \"relay-post-secret\"\n\
+         client_authentication = \"post\"",
+    );
+    rig.site
+        .edit("scope = \"openid offline_access smtp\"", "scope = \"smtp\"");
+    let _relay = rig.site.start();
+    rig.passes("post");
+}
+
+/// Mail accepted before anybody signed in waits, and flows by itself after the browser came back to
+/// our callback. The token survives a restart.
+#[test]
+fn authorization_code() {
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    let relay = rig.site.start();
+    rig.site
+        .submit(&message("early", b"Before the sign-in.\r\n"));
+    let account = rig.site.wait_account("alerts", "sign_in_needed");
+    assert!(
+        account["remedy"].as_str().unwrap().contains("login"),
+        "{account}"
+    );
+    assert_eq!(account["queued"], 1);
+    assert!(rig.sink.ledger().deliveries.is_empty());
+
+    rig.sign_in(MAILBOX);
+    rig.sink.find("Before the sign-in.");
+    rig.site.wait_account("alerts", "ready");
+    drop(relay);
+    let _relay = rig.site.start();
+    rig.passes("after-restart");
+    rig.no_reuse();
+}
+
+/// The browser is elsewhere and can't reach us: the address it was sent to is pasted.
+#[test]
+fn authorization_code_pasted() {
+    let rig = Rig::new("authorization_code", "implicit", "oauthbearer");
+    let _relay = rig.site.start();
+    let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
+    let url = login.url(&format!("http://{}/auth", rig.provider.address));
+    let ours = rig.site.fill("http://@CONSOLE@/authorization/smtp_oauth/");
+    let redirect = rig.provider.press(&url, MAILBOX, &["--stop-before", &ours]);
+    assert!(
+        redirect.starts_with(&ours) && redirect.contains("code="),
+        "{redirect}"
+    );
+    login.paste(redirect.trim());
+    login.succeeds();
+    rig.passes("pasted");
+    rig.no_reuse();
+}
+
+/// A person who says no: `login` exits with 1 and says why and what to do.
+#[test]
+fn authorization_code_denied() {
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    let _relay = rig.site.start();
+    let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
+    let url = login.url(&format!("http://{}/auth", rig.provider.address));
+    rig.provider.press(&url, MAILBOX, &["--abort"]);
+    let said = login.is_refused();
+    assert!(!said.trim().is_empty(), "it must say why");
+    rig.site.wait_account("alerts", "sign_in_needed");
+}
+
+/// Device code: URL and code are printed, the code typed on the provider's page.
+#[test]
+fn device_code() {
+    let rig = Rig::new("device_code", "starttls", "xoauth2");
+    let _relay = rig.site.start();
+    let mut login = Login::start(&rig.site, &["login", "alerts", "--device"]);
+    let url = login.url(&format!("http://{}/device", rig.provider.address));
+    let code = login.word(|word| {
+        let (first, second) = word.split_once('-').unwrap_or_default();
+        let upper = |part: &str| part.len() == 4 && part.bytes().all(|c| c.is_ascii_uppercase());
+        upper(first) && upper(second)
+    });
+    rig.provider.press(&url, MAILBOX, &["--code", &code]);
+    login.succeeds();
+    rig.passes("device");
+    rig.no_reuse();
+}
+
+/// The background refresher rotates the refresh token several times while mail flows without a gap,
+/// through a restart, and never shows the provider a token twice: reuse would kill the whole grant.
+#[test]
+fn rotation() {
+    let rig = Rig::with(
+        "authorization_code",
+        "starttls",
+        "xoauth2",
+        &[("AT_TTL", SHORT_LIFE)],
+    );
+    let mut relay = rig.site.start();
+    rig.sign_in(MAILBOX);
+    let mut sent = 0;
+    let mut restarted = false;
+    within(
+        ROTATIONS_PATIENCE,
+        "the token rotates while mail flows",
+        || {
+            sent += 1;
+            rig.passes(&format!("rotation-{sent}"));
+            let rotations = rig.provider.count("granted refresh_token");
+            if rotations > 0 && !restarted {
+                restarted = true;
+                relay.process.kill();
+                relay = rig.site.start();
+            }
+            (rotations >= ROTATIONS).then_some(())
+        },
+    );
+    rig.site.wait_account("alerts", "ready");
+    rig.no_reuse();
+    let consumed = rig.provider.count("refresh-token-consumed");
+    assert!(
+        consumed >= ROTATIONS,
+        "rotation with reuse detection was off: {}",
+        rig.provider.log()
+    );
+}
+
+/// The wrong person signed in: Dovecot's challenge is told, the mail is kept and not bounced, and after
+/// the right sign-in it flows with no further command.
+#[test]
+fn wrong_mailbox_holds() {
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    let _relay = rig.site.start();
+    rig.sign_in("somebody.else@example.test");
+    rig.site
+        .submit(&message("kept", b"Kept until it is fixed.\r\n"));
+    let account = rig.site.wait_account("alerts", "held");
+    let reason = account["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("\"status\""),
+        "the challenge is not told: {reason}"
+    );
+    assert!(
+        account["remedy"]
+            .as_str()
+            .is_some_and(|remedy| !remedy.is_empty()),
+        "{account}"
+    );
+    let queue = rig.site.queue();
+    assert_eq!(
+        queue.len(),
+        1,
+        "it must be kept, and nothing bounced: {queue:?}"
+    );
+    assert!(rig.sink.ledger().deliveries.is_empty());
+
+    rig.sign_in(MAILBOX);
+    rig.sink.find("Kept until it is fixed.");
+    rig.site.wait_account("alerts", "ready");
+    rig.site.wait_empty();
+}
+
+/// The provider forgot every grant (revoked by an administrator): mail is kept, a person is asked to
+/// sign in again, then it flows.
+#[test]
+fn revoked_grant() {
+    let mut rig = Rig::new("authorization_code", "starttls", "oauthbearer");
+    let mut relay = rig.site.start();
+    rig.sign_in(MAILBOX);
+    rig.passes("before");
+    rig.provider.forget_everything();
+    // A pooled connection would carry it still: the restart makes a new one necessary.
+    relay.process.kill();
+    relay = rig.site.start();
+    rig.site
+        .submit(&message("revoked", b"After the grant was gone.\r\n"));
+    rig.site.wait_account("alerts", "sign_in_needed");
+    assert_eq!(rig.site.queue().len(), 1);
+    rig.sign_in(MAILBOX);
+    rig.sink.find("After the grant was gone.");
+    rig.site.wait_empty();
+    drop(relay);
+}
+
+/// The provider is away: mail is accepted and waits; when it is back, mail flows by itself.
+#[test]
+fn provider_away() {
+    let mut rig = Rig::new("client_credentials", "starttls", "xoauth2");
+    rig.provider.stop();
+    let _relay = rig.site.start();
+    rig.site
+        .submit(&message("away", b"While the provider is away.\r\n"));
+    let account = eventually("the account retries", || {
+        let account = rig.site.account("alerts");
+        account["reason"].is_string().then_some(account)
+    });
+    assert_ne!(
+        account["state"], "sign_in_needed",
+        "an outage is no refusal: {account}"
+    );
+    rig.provider.resume();
+    rig.sink.find("While the provider is away.");
+}
+
+/// `logout` forgets the tokens, here and at the provider; mail waits for the next sign-in.
+#[test]
+fn logout() {
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    let mut relay = rig.site.start();
+    rig.sign_in(MAILBOX);
+    rig.passes("signed-in");
+    rig.site.cli(&["logout", "alerts"]);
+    rig.site.wait_account("alerts", "sign_in_needed");
+    relay.process.kill();
+    relay = rig.site.start();
+    rig.site.wait_account("alerts", "sign_in_needed");
+    rig.site.submit(&message("later", b"Signed in again.\r\n"));
+    rig.sign_in(MAILBOX);
+    rig.sink.find("Signed in again.");
+    drop(relay);
+}

@@ -1,0 +1,319 @@
+//! The third-party parts: an OAuth server, Dovecot, Postfix, certificates. Templates are in `rig/`.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+use crate::support::{
+    eventually, free_address, need_root, process::Process, program, repository, scratch, sink::Sink,
+};
+
+/// A file of the rig.
+pub(crate) fn file(name: &str) -> PathBuf {
+    repository().join("tests/interop/rig").join(name)
+}
+
+/// Copies a template with its marks filled in.
+fn fill(template: &str, to: &Path, marks: &[(&str, &str)]) {
+    let mut text = fs::read_to_string(file(template)).unwrap();
+    for (mark, value) in marks {
+        text = text.replace(mark, value);
+    }
+    fs::write(to, text).unwrap();
+}
+
+fn wait_listening(process: &mut Process, address: SocketAddr) {
+    eventually(&format!("something listens on {address}"), || {
+        assert!(
+            process.ended().is_none(),
+            "it ended instead: {}",
+            process.log()
+        );
+        TcpStream::connect(address).ok().map(drop)
+    });
+}
+
+/// Writes `ca.pem`, `cert.pem` and `key.pem`: an authority of its own and a server certificate for
+/// `localhost` and `127.0.0.1`.
+pub(crate) fn certificates(dir: &Path) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = Issuer::new(authority, authority_key);
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let mut server = CertificateParams::new(names).unwrap();
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate().unwrap();
+    let certificate = server.signed_by(&key, &issuer).unwrap();
+    fs::write(dir.join("ca.pem"), authority_pem).unwrap();
+    fs::write(dir.join("cert.pem"), certificate.pem()).unwrap();
+    fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
+}
+
+/// The OAuth server (npm `oidc-provider`), with everything in memory.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    dir: TempDir,
+    settings: Vec<(&'static str, String)>,
+    process: Process,
+}
+
+impl Provider {
+    /// Starts it. `settings`: its environment, see `rig/oidc.mjs`.
+    pub(crate) fn start(settings: &[(&'static str, &str)]) -> Self {
+        let dir = scratch();
+        let address = free_address();
+        let settings = settings
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
+        let process = Self::spawn(address, &settings, &dir);
+        Self {
+            address,
+            dir,
+            settings,
+            process,
+        }
+    }
+
+    fn spawn(
+        address: SocketAddr,
+        settings: &Vec<(&'static str, String)>,
+        dir: &TempDir,
+    ) -> Process {
+        let modules = repository().join("node_modules/oidc-provider");
+        assert!(
+            modules.is_dir(),
+            "the npm package oidc-provider is missing: run ./test.sh"
+        );
+        let mut command = Command::new(program("node", "nodejs (20 or newer)"));
+        command
+            .arg(file("oidc.mjs"))
+            .env("PORT", address.port().to_string());
+        for (key, value) in settings {
+            command.env(key, value);
+        }
+        let mut process = Process::spawn("oidc-provider", &command, &dir.path().join("oidc.log"));
+        wait_listening(&mut process, address);
+        process
+    }
+
+    /// Stops and starts it: it has forgotten every token.
+    pub(crate) fn forget_everything(&mut self) {
+        self.process.kill();
+        self.process = Self::spawn(self.address, &self.settings, &self.dir);
+    }
+
+    /// Stops it: nothing answers any more.
+    pub(crate) fn stop(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after [`Provider::stop`].
+    pub(crate) fn resume(&mut self) {
+        self.process = Self::spawn(self.address, &self.settings, &self.dir);
+    }
+
+    /// How often this was said, see `rig/oidc.mjs`.
+    pub(crate) fn count(&self, fact: &str) -> usize {
+        self.process
+            .log()
+            .lines()
+            .filter(|line| line.starts_with(fact))
+            .count()
+    }
+
+    /// Everything it said.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The provider table of a configuration that uses it.
+    pub(crate) fn table(&self) -> String {
+        let url = format!("http://{}", self.address);
+        format!(
+            "[provider.rig]\nkind = \"custom\"\nclient_id = \"relay\"\n\
+             client_secret = \"relay-secret\"\nauthorization_url = \"{url}/auth\"\n\
+             token_url = \"{url}/token\"\ndevice_authorization_url = \"{url}/device/auth\"\n\
+             redirect_url = \"http://@CONSOLE@/authorization/smtp_oauth/\"\n\
+             scope = \"openid offline_access smtp\"\n"
+        )
+    }
+
+    /// Presses through its pages with `rig/pages.py`; what that printed.
+    pub(crate) fn press(&self, url: &str, user: &str, options: &[&str]) -> String {
+        let output = Command::new(program("python3", "python3"))
+            .arg(file("pages.py"))
+            .args([url, user])
+            .args(options)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "pages.py: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        said
+    }
+}
+
+/// Dovecot's submission service; it asks `provider` about tokens and hands mail on to `sink`.
+#[derive(Debug)]
+pub(crate) struct Dovecot {
+    /// Submission with STARTTLS.
+    pub(crate) starttls: SocketAddr,
+    /// Submission with implicit TLS.
+    pub(crate) tls: SocketAddr,
+    dir: TempDir,
+    _process: Process,
+}
+
+impl Dovecot {
+    /// Starts it.
+    pub(crate) fn start(provider: &Provider, sink: &Sink) -> Self {
+        need_root("Dovecot starts as root");
+        let dir = scratch();
+        let path = dir.path();
+        for folder in ["run", "state", "mail"] {
+            fs::create_dir(path.join(folder)).unwrap();
+        }
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(path.join("mail"), open).unwrap();
+        certificates(path);
+        let (starttls, tls) = (free_address(), free_address());
+        let marks = [
+            ("@@PROVIDER@", format!("@{}", provider.address)),
+            ("@DIR@", path.to_str().unwrap().to_owned()),
+            ("@RELAY_PORT@", sink.address.port().to_string()),
+            ("@STARTTLS_PORT@", starttls.port().to_string()),
+            ("@TLS_PORT@", tls.port().to_string()),
+        ];
+        let marks: Vec<_> = marks
+            .iter()
+            .map(|(mark, value)| (*mark, value.as_str()))
+            .collect();
+        let configuration = path.join("dovecot.conf");
+        fill("dovecot.conf", &configuration, &marks);
+        fill(
+            "dovecot-oauth2.conf.ext",
+            &path.join("dovecot-oauth2.conf.ext"),
+            &marks,
+        );
+        let mut command = Command::new(program("dovecot", "dovecot-core"));
+        command.arg("-F").arg("-c").arg(configuration);
+        let log = path.join("dovecot.log");
+        let mut process = Process::spawn("dovecot", &command, &log).orderly();
+        wait_listening(&mut process, starttls);
+        wait_listening(&mut process, tls);
+        Self {
+            starttls,
+            tls,
+            dir,
+            _process: process,
+        }
+    }
+
+    /// The account's `smtp` table: STARTTLS or implicit TLS with this mechanism.
+    pub(crate) fn table(&self, account: &str, tls: &str, mechanism: &str) -> String {
+        let address = if tls == "implicit" {
+            self.tls
+        } else {
+            self.starttls
+        };
+        format!(
+            "[account.{account}.smtp]\nhost = \"localhost\"\nport = {}\ntls = \"{tls}\"\n\
+             auth = \"{mechanism}\"\nca_file = \"{}\"\n",
+            address.port(),
+            self.dir.path().join("ca.pem").display()
+        )
+    }
+}
+
+/// Postfix as a sender.
+#[derive(Debug)]
+pub(crate) struct Postfix {
+    dir: TempDir,
+    _process: Process,
+}
+
+/// How Postfix reaches our listener.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hop<'a> {
+    /// Our listener.
+    pub(crate) relay: SocketAddr,
+    /// `none`, `encrypt` or `verify`.
+    pub(crate) tls: &'a str,
+    /// `name:password`, if it logs in.
+    pub(crate) login: Option<&'a str>,
+    /// The authority it trusts.
+    pub(crate) ca: &'a Path,
+}
+
+impl Postfix {
+    /// Starts it.
+    pub(crate) fn start(hop: &Hop<'_>) -> Self {
+        need_root("Postfix starts as root");
+        let dir = scratch();
+        let path = dir.path();
+        let etc = path.join("etc");
+        for folder in ["etc", "spool", "data"] {
+            fs::create_dir(path.join(folder)).unwrap();
+        }
+        let chown = Command::new("chown")
+            .arg("postfix")
+            .arg(path.join("data"))
+            .status()
+            .unwrap();
+        assert!(
+            chown.success(),
+            "the user postfix is missing: install the package postfix"
+        );
+        fs::copy(hop.ca, path.join("ca.pem")).unwrap();
+        let marks = [
+            ("@DIR@", path.to_str().unwrap().to_owned()),
+            ("@RELAY_PORT@", hop.relay.port().to_string()),
+            ("@SMTP_PORT@", free_address().port().to_string()),
+            ("@TLS@", hop.tls.to_owned()),
+            (
+                "@AUTH@",
+                if hop.login.is_some() { "yes" } else { "no" }.to_owned(),
+            ),
+            ("@LOGIN@", hop.login.unwrap_or("none").to_owned()),
+        ];
+        let marks: Vec<_> = marks
+            .iter()
+            .map(|(mark, value)| (*mark, value.as_str()))
+            .collect();
+        fill("postfix.cf", &etc.join("main.cf"), &marks);
+        fill("postfix-master.cf", &etc.join("master.cf"), &marks);
+        let mut command = Command::new(program("postfix", "postfix"));
+        command.arg("-c").arg(&etc).arg("start-fg");
+        let log = path.join("mail.log");
+        let process = Process::spawn("postfix", &command, &log).orderly();
+        eventually("Postfix picks mail up", || {
+            path.join("spool/public/pickup").exists().then_some(())
+        });
+        Self {
+            dir,
+            _process: process,
+        }
+    }
+
+    /// Its `sendmail` command.
+    pub(crate) fn sendmail(&self) -> Command {
+        let mut command = Command::new(program("sendmail", "postfix"));
+        command.env("MAIL_CONFIG", self.dir.path().join("etc"));
+        command.args(["-i", "-f", "app@example.test", "rcpt@example.org"]);
+        command
+    }
+}

@@ -1,0 +1,66 @@
+// A certified OAuth server (npm oidc-provider) for tests, on loopback. One line a fact on standard output.
+//   PORT=9400 [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...] node oidc.mjs
+import { Provider } from 'oidc-provider';
+import { createServer } from 'node:http';
+
+const port = Number(process.env.PORT);
+const issuer = `http://127.0.0.1:${port}`;
+const ttl = Number(process.env.AT_TTL || 3600);
+const mailbox = process.env.MAILBOX || 'app@example.test';
+const redirects = (process.env.REDIRECTS || 'http://127.0.0.1:9/callback').split(',');
+const DEVICE = 'urn:ietf:params:oauth:grant-type:device_code';
+
+const provider = new Provider(issuer, {
+  clients: [
+    {
+      client_id: 'relay', client_secret: 'relay-secret', redirect_uris: redirects, response_types: ['code'],
+      grant_types: ['client_credentials', 'authorization_code', 'refresh_token', DEVICE],
+      scope: 'openid offline_access smtp', token_endpoint_auth_method: 'client_secret_basic',
+    },
+    {
+      client_id: 'relay-post', client_secret: 'relay-post-secret', redirect_uris: [], response_types: [],
+      grant_types: ['client_credentials'], scope: 'smtp', token_endpoint_auth_method: 'client_secret_post',
+    },
+    {
+      client_id: 'public', redirect_uris: redirects, response_types: ['code'],
+      grant_types: ['authorization_code', 'refresh_token', DEVICE],
+      scope: 'openid offline_access smtp', token_endpoint_auth_method: 'none',
+    },
+    {
+      client_id: 'dovecot', client_secret: 'dovecot-secret', redirect_uris: [], response_types: [],
+      grant_types: [], token_endpoint_auth_method: 'client_secret_basic',
+    },
+  ],
+  scopes: ['openid', 'offline_access', 'smtp'],
+  features: {
+    devInteractions: { enabled: true }, // the provider's own pages: any user name, any password
+    clientCredentials: { enabled: true },
+    deviceFlow: { enabled: true },
+    revocation: { enabled: true },
+    introspection: {
+      enabled: true,
+      allowedPolicy: (ctx, client, token) => client.clientId === 'dovecot' || token.clientId === client.clientId,
+    },
+  },
+  pkce: { required: () => true },
+  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  // A client credentials token has no user: the mailbox is published so that Dovecot can match it.
+  extraTokenClaims: (ctx, token) => ({ email: token.kind === 'ClientCredentials' ? mailbox : token.accountId }),
+  ttl: {
+    AccessToken: ttl, ClientCredentials: ttl, RefreshToken: 86400, DeviceCode: 600, Grant: 86400,
+    Session: 86400, Interaction: 3600, IdToken: 3600,
+  },
+  rotateRefreshToken: true, // and a used one that comes again kills the whole grant
+  issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
+  expiresWithSession: () => false,
+  cookies: { keys: ['test-only'] },
+});
+
+const say = (fact, detail = '') => console.log(`${fact} ${detail}`.trim());
+provider.on('grant.success', (ctx) => say('granted', ctx.oidc.params?.grant_type));
+provider.on('grant.error', (ctx, error) => say('refused', `${error.message} ${error.error_detail ?? error.error_description}`));
+provider.on('grant.revoked', () => say('grant-revoked'));
+provider.on('refresh_token.consumed', () => say('refresh-token-consumed'));
+provider.on('introspection.error', (ctx, error) => say('introspection-error', error.message));
+provider.on('server_error', (ctx, error) => say('server-error', error.stack));
+createServer(provider.callback()).listen(port, '127.0.0.1', () => say('up', issuer));
