@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::mail::{AccountName, Envelope};
+use crate::mail::{AccountName, Envelope, ReversePath};
 
 /// The routing table.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,79 +57,114 @@ impl Router {
         origin
             .client_account
             .or_else(|| {
-                self.routes
-                    .iter()
-                    .find(|r| r.holds(envelope, origin))
-                    .map(|r| &r.account)
+                let route = self.routes.iter().find(|r| r.applies(envelope, origin));
+                route.map(|r| &r.account)
             })
             .or(self.default_account.as_ref())
     }
 }
 
 impl Route {
-    fn holds(&self, envelope: &Envelope, origin: &Origin<'_>) -> bool {
-        let all_recipients = |pattern: &String| {
-            envelope
-                .recipients
-                .iter()
-                .all(|r| matches(pattern, &r.address.to_string()))
+    /// Whether every condition that is given holds.
+    fn applies(&self, envelope: &Envelope, origin: &Origin<'_>) -> bool {
+        let holds = |pattern: &Option<String>, test: &dyn Fn(&str) -> bool| {
+            pattern.as_deref().is_none_or(test)
         };
-        self.sender
-            .as_ref()
-            .is_none_or(|p| matches(p, &envelope.reverse_path.to_string()))
-            && self.recipient.as_ref().is_none_or(all_recipients)
-            && self
-                .client
-                .as_deref()
-                .is_none_or(|c| origin.client == Some(c))
-            && self
-                .listener
-                .as_deref()
-                .is_none_or(|l| origin.listener == l)
-            && self
-                .network
-                .is_none_or(|n| origin.peer.is_some_and(|p| n.contains(&p)))
+        holds(&self.sender, &|p| matches_sender(p, &envelope.reverse_path))
+            && holds(&self.recipient, &|p| {
+                let mut recipients = envelope.recipients.iter();
+                recipients.all(|r| matches(p, &r.address.to_string()))
+            })
+            && holds(&self.client, &|name| origin.client == Some(name))
+            && holds(&self.listener, &|address| origin.listener == address)
+            && self.network.is_none_or(|net| {
+                origin
+                    .peer
+                    .is_some_and(|ip| net.contains(&ip.to_canonical()))
+            })
     }
 }
 
-/// Whether `text` matches `pattern`: `*` stands for any run of characters, letters compare without
-/// case. Greedy with one point to fall back to: never exponential.
+/// Whether a reverse-path matches a sender pattern. The null path `<>` matches the pattern `<>`,
+/// and `*` as everything does.
+#[must_use]
+pub fn matches_sender(pattern: &str, sender: &ReversePath) -> bool {
+    match sender {
+        ReversePath::Null => pattern == "<>" || matches(pattern, ""),
+        ReversePath::Address(address) => matches(pattern, &address.to_string()),
+    }
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any run of characters, also an empty
+/// one, and everything else for itself. Case-insensitive. Takes time linear in both lengths, so a
+/// pattern full of stars costs a peer's chosen text no more than its length.
 #[must_use]
 pub fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t) = (0, 0);
-    let mut fallback: Option<(usize, usize)> = None;
-    while let Some(octet) = text.get(t) {
-        match (pattern.get(p), fallback) {
-            (Some(b'*'), _) => {
-                fallback = Some((p, t));
-                p += 1;
-            }
-            (Some(wanted), _) if wanted.eq_ignore_ascii_case(octet) => {
-                p += 1;
-                t += 1;
-            }
-            (_, Some((star, taken))) => {
-                fallback = Some((star, taken + 1));
-                p = star + 1;
-                t = taken + 1;
-            }
-            (_, None) => return false,
-        }
+    let (pattern, text) = (pattern.to_lowercase(), text.to_lowercase());
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(head) else {
+        return false;
+    };
+    let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
+    // The leftmost place of each part leaves the most room for those after it.
+    for part in middle.split('*') {
+        let Some((_, after)) = text.split_once(part) else {
+            return false;
+        };
+        text = after;
     }
-    pattern.iter().skip(p).all(|rest| *rest == b'*')
+    text.ends_with(tail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::{Address, BodyType, Recipient, ReversePath};
+    use crate::mail::{Address, BodyType, Recipient};
 
-    fn envelope(from: &str, to: &[&str]) -> Envelope {
-        let parse = |text: &str| Address::parse(text).unwrap();
+    /// Stars match any run, everything else itself, whatever its case.
+    #[test]
+    fn a_star_stands_for_any_run() {
+        let cases = [
+            ("*", "", true),
+            ("*", "anything", true),
+            ("", "", true),
+            ("", "a", false),
+            ("*@contoso.com", "a@contoso.com", true),
+            ("*@CONTOSO.com", "A@contoso.COM", true),
+            ("*@contoso.com", "a@contoso.com.evil.example", false),
+            ("*@contoso.com", "a@notcontoso.com", false),
+            ("*@*.contoso.com", "a@b.contoso.com", true),
+            ("*@*.contoso.com", "a@contoso.com", false),
+            ("printer-*@contoso.com", "printer-7@contoso.com", true),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("**", "x", true),
+            ("straße@*", "STRASSE@x", false),
+            ("jörg@*", "JÖRG@x", true),
+            ("[a-z]@x", "b@x", false),
+        ];
+        for (pattern, text, want) in cases {
+            assert_eq!(matches(pattern, text), want, "{pattern:?} on {text:?}");
+        }
+    }
+
+    /// The classic blow-up of backtracking matchers must stay a matter of milliseconds.
+    #[test]
+    fn many_stars_on_a_long_text_stay_linear() {
+        let pattern = "*a".repeat(2_000) + "b";
+        let text = "a".repeat(200_000);
+        assert!(!matches(&pattern, &text));
+    }
+
+    fn envelope(from: Option<&str>, to: &[&str]) -> Envelope {
+        let address = |text: &str| Address::parse(text).unwrap();
         Envelope {
-            reverse_path: ReversePath::Address(parse(from)),
-            recipients: to.iter().map(|t| Recipient::new(parse(t))).collect(),
+            reverse_path: from.map_or(ReversePath::Null, |f| ReversePath::Address(address(f))),
+            recipients: to.iter().map(|t| Recipient::new(address(t))).collect(),
             body: BodyType::SevenBit,
             smtputf8: false,
             ret: None,
@@ -137,43 +172,113 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_client_wins_then_the_first_route_whose_conditions_all_hold_then_the_default() {
-        let route = |sender: &str, account: &str| Route {
-            sender: Some(sender.into()),
+    fn route(account: &str) -> Route {
+        Route {
+            sender: None,
             recipient: None,
             client: None,
             listener: None,
             network: None,
             account: AccountName::new(account),
-        };
-        let mut second = route("*", "second");
-        second.network = Some("192.0.2.0/24".parse().unwrap());
-        let router = Router {
-            routes: vec![route("*@a.example", "first"), second],
-            default_account: Some(AccountName::new("rest")),
-        };
-        let bound = AccountName::new("own");
-        let near = Origin {
-            peer: Some("192.0.2.9".parse().unwrap()),
-            ..Origin::default()
-        };
-        let login = Origin {
-            client_account: Some(&bound),
-            ..Origin::default()
-        };
-        for (from, origin, want) in [
-            ("x@a.example", &Origin::default(), "first"),
-            ("x@b.example", &near, "second"),
-            ("x@b.example", &Origin::default(), "rest"),
-            ("x@a.example", &login, "own"),
-        ] {
-            let chosen = router.route(&envelope(from, &["y@c.example"]), origin);
-            assert_eq!(chosen.map(AccountName::as_str), Some(want), "{from}");
         }
-        assert_eq!(
-            Router::default().route(&envelope("x@a.example", &[]), &near),
-            None
-        );
+    }
+
+    fn router() -> Router {
+        let given = |text: &str| Some(text.to_owned());
+        Router {
+            routes: vec![
+                Route {
+                    sender: given("*@contoso.com"),
+                    recipient: given("*@partner.example"),
+                    ..route("both")
+                },
+                Route {
+                    sender: given("*@contoso.com"),
+                    ..route("sender")
+                },
+                Route {
+                    sender: given("<>"),
+                    ..route("null")
+                },
+                Route {
+                    client: given("printer-2"),
+                    ..route("client")
+                },
+                Route {
+                    listener: given("127.0.0.1:2526"),
+                    ..route("listener")
+                },
+                Route {
+                    network: "10.1.0.0/16".parse().ok(),
+                    ..route("network")
+                },
+            ],
+            default_account: Some(AccountName::new("default")),
+        }
+    }
+
+    fn origin() -> Origin<'static> {
+        Origin {
+            listener: "127.0.0.1:2525",
+            ..Origin::default()
+        }
+    }
+
+    /// Sender and recipients: all conditions together, in order, and the default last.
+    #[test]
+    fn the_first_route_whose_conditions_all_hold_wins() {
+        let contoso = Some("a@contoso.com");
+        let router = router();
+        for (from, to, want) in [
+            (contoso, vec!["x@partner.example"], "both"),
+            (contoso, vec!["x@partner.example", "y@z.example"], "sender"),
+            (None, vec!["x@y.example"], "null"),
+            (Some("a@b.example"), vec!["x@y.example"], "default"),
+        ] {
+            let account = router.route(&envelope(from, &to), &origin());
+            assert_eq!(
+                account.map(AccountName::as_str),
+                Some(want),
+                "{from:?} {to:?}"
+            );
+        }
+    }
+
+    /// Who submits: each condition alone, and a client's own account over all of them.
+    #[test]
+    fn who_submits_decides_too() {
+        let own = AccountName::new("own");
+        let (mut client, mut listener, mut owned) = (origin(), origin(), origin());
+        client.client = Some("printer-2");
+        listener.listener = "127.0.0.1:2526";
+        owned.client_account = Some(&own);
+        let at = |ip: &str| Origin {
+            peer: ip.parse().ok(),
+            ..origin()
+        };
+        let router = router();
+        for (origin, want) in [
+            (client, "client"),
+            (listener, "listener"),
+            (at("10.1.2.3"), "network"),
+            (at("::ffff:10.1.2.3"), "network"),
+            (at("10.2.0.1"), "default"),
+            (owned, "own"),
+        ] {
+            let envelope = envelope(Some("a@b.example"), &["x@y.example"]);
+            let account = router.route(&envelope, &origin);
+            assert_eq!(account.map(AccountName::as_str), Some(want), "{origin:?}");
+        }
+    }
+
+    /// Without a default, mail that no route wants has no account: it is refused, never guessed.
+    #[test]
+    fn nothing_matches_nothing() {
+        let router = Router {
+            default_account: None,
+            ..router()
+        };
+        let envelope = envelope(Some("a@b.example"), &["x@y.example"]);
+        assert_eq!(router.route(&envelope, &Origin::default()), None);
     }
 }

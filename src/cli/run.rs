@@ -7,7 +7,11 @@ use crate::{config::Config, daemon::supervise, telemetry};
 
 pub(super) fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let config = Config::load(&context.sources)?;
-    telemetry::log::init(&config.log)?;
+    // Writes out what waits when the verb ends.
+    let _log = telemetry::log::init(&config.log)?;
+    for warning in &config.warnings {
+        tracing::warn!(event = "config_warning", warning);
+    }
     let version = env!("CARGO_PKG_VERSION");
     let file = config
         .file

@@ -55,7 +55,8 @@ pub(super) struct Args {
 
 /// Runs the practice provider until it is interrupted.
 pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCode> {
-    log::init(&log::Config {
+    // Writes out what waits when the verb ends.
+    let _log = log::init(&log::Config {
         format: log::Format::Auto,
         // What a relay asks of the practice provider is what a rehearsal wants to see.
         level: "info,gatepost::sandbox=debug".to_owned(),

@@ -1,0 +1,146 @@
+//! Accounts: a mailbox, how it gets tokens, where its mail goes and how fast.
+
+use std::collections::BTreeMap;
+
+use super::{Checker, positive, provider::Profile, upstream::Upstream};
+use crate::{
+    config::{field::Named, file, leaf::Mechanism},
+    delivery::{self, Limits},
+    mail::AccountName,
+    oauth::{self, Grant, Kind},
+};
+
+/// A plain smarthost publishes no limit and is made for bulk: as many as Postfix opens to one
+/// destination.
+const SMARTHOST_CONNECTIONS: usize = 20;
+
+/// Every account, as each part sees it.
+#[derive(Default)]
+pub(super) struct Accounts {
+    pub(super) delivery: Vec<delivery::Account>,
+    pub(super) oauth: BTreeMap<AccountName, oauth::Account>,
+}
+
+impl Checker<'_> {
+    pub(super) fn accounts(
+        &mut self,
+        sections: &Named<file::Account>,
+        upstream: &Upstream<'_>,
+    ) -> Accounts {
+        let mut accounts = Accounts::default();
+        for (name, section) in &sections.0 {
+            let name = AccountName::new(name);
+            self.account(&name, section, upstream, &mut accounts);
+        }
+        if sections.0.is_empty() {
+            let text = "there is no [account.NAME]: all mail is refused until one is added";
+            self.report.warning(text);
+        }
+        accounts
+    }
+
+    fn account(
+        &mut self,
+        name: &AccountName,
+        section: &file::Account,
+        upstream: &Upstream<'_>,
+        accounts: &mut Accounts,
+    ) {
+        let profiles = &upstream.profiles.0;
+        let known = profiles.keys().map(String::as_str);
+        self.unknown_name(&section.provider, "provider", "a [provider.NAME]", known);
+        let profile = section.provider.get().and_then(|name| profiles.get(name));
+        let mechanism = self.mechanism(section);
+        let needs_token = matches!(mechanism, Mechanism::Xoauth2 | Mechanism::OauthBearer);
+        let mailbox = self.mailbox(section, needs_token, upstream.hostname);
+        let login = mailbox.as_deref().filter(|_| !section.mailbox.is_absent());
+        let auth = self.upstream_auth(&section.smtp, mechanism, login);
+        let preset = profile.map(|profile| &profile.preset);
+        let smtp_preset = preset.and_then(|preset| preset.smtp);
+        // The provider that is missing would have named the host: that one problem is enough.
+        let is_told = profile.is_none() && (needs_token || !section.provider.is_absent());
+        let smtp = (!is_told || !section.smtp.host.is_absent())
+            .then(|| self.smarthost(&section.smtp, smtp_preset, auth, upstream))
+            .flatten();
+        let limits = self.limits(&section.limits, profile);
+        let grant = section.grant.copied().unwrap_or(Grant::AuthorizationCode);
+        let is_grant_good = section.grant.is_absent() || section.grant.get().is_some();
+        let profile_used = profile.filter(|_| needs_token && is_grant_good);
+        if let Some((what, remedy)) = profile_used.and_then(|profile| profile.refuses(grant)) {
+            section.grant.refuse(&mut self.report, what, remedy);
+        }
+        let (Some(mailbox), Some(smtp)) = (mailbox, smtp) else {
+            return;
+        };
+        if let Some(provider) = section.provider.copied().filter(|_| needs_token) {
+            let account = oauth::Account {
+                provider,
+                mailbox: mailbox.clone(),
+                grant,
+            };
+            accounts.oauth.insert(name.clone(), account);
+        }
+        accounts.delivery.push(delivery::Account {
+            name: name.clone(),
+            mailbox,
+            kind: profile.map_or(Kind::Custom, |profile| profile.kind),
+            smtp,
+            limits,
+        });
+    }
+
+    fn mechanism(&mut self, section: &file::Account) -> Mechanism {
+        let auth = &section.smtp.auth;
+        let mechanism = auth.copied().unwrap_or(Mechanism::Xoauth2);
+        let needs_token = matches!(mechanism, Mechanism::Xoauth2 | Mechanism::OauthBearer);
+        if section.provider.is_absent() && needs_token {
+            let remedy = "name a [provider.NAME], or set smtp.auth = \"password\" or \"none\" for a plain smarthost";
+            if auth.is_absent() {
+                section
+                    .provider
+                    .refuse(&mut self.report, "is needed", remedy);
+            } else if auth.get().is_some() {
+                auth.refuse(&mut self.report, "needs a provider", remedy);
+            }
+        }
+        mechanism
+    }
+
+    /// The mailbox; one that needs no token may do without.
+    fn mailbox(
+        &mut self,
+        section: &file::Account,
+        needs_token: bool,
+        hostname: &str,
+    ) -> Option<String> {
+        if section.mailbox.is_absent() && !needs_token {
+            return Some(format!("postmaster@{hostname}"));
+        }
+        section
+            .mailbox
+            .required(&mut self.report, "write the address that mail is sent as")
+            .map(String::from)
+    }
+
+    fn limits(&mut self, section: &file::Limits, profile: Option<&Profile>) -> Limits {
+        let preset = profile.map(|profile| profile.preset.limits);
+        let connections = preset.map_or(SMARTHOST_CONNECTIONS, |limits| limits.connections);
+        // Zero lifts a preset's limit.
+        let or = |given: Option<u32>, preset: Option<u32>| match given {
+            Some(0) => None,
+            Some(number) => Some(number),
+            None => preset,
+        };
+        Limits {
+            connections: positive(&section.connections, connections, &mut self.report),
+            messages_per_minute: or(
+                section.messages_per_minute.copied(),
+                preset.and_then(|limits| limits.messages_per_minute),
+            ),
+            recipients_per_day: or(
+                section.recipients_per_day.copied(),
+                preset.and_then(|limits| limits.recipients_per_day),
+            ),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Listeners: closed by default. Who beyond this machine may connect is always written down.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Checker, positive};
+use crate::{
+    admin,
+    config::{field::Listed, file, units::ByteSize},
+    submission::{Address, Auth, AuthWithoutTls, LineEndings, Listener, Tls},
+};
+
+/// Where mail is taken unless told otherwise: a port that needs no privilege.
+const LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525);
+
+/// Exchange Online's default limit; a larger message would only be refused later.
+const MESSAGE_SIZE_MAX: ByteSize = ByteSize(35 << 20);
+/// Less and nothing with a header fits.
+const MESSAGE_SIZE_LEAST: ByteSize = ByteSize(1 << 10);
+/// Exchange Online's default limit.
+const RECIPIENTS_MAX: usize = 500;
+/// A session costs some tens of KiB.
+const CONNECTIONS_MAX: usize = 1000;
+/// One runaway client must leave room for the others.
+const CONNECTIONS_PER_CLIENT_MAX: usize = 50;
+
+/// Networks that are not routed on the Internet: loopback, RFC 1918, RFC 6598, RFC 3927, RFC 4193,
+/// RFC 4291 §2.5.6.
+const NOT_PUBLIC: [IpNet; 9] = [
+    v4([127, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 168, 0, 0], 16),
+    v4([100, 64, 0, 0], 10),
+    v4([169, 254, 0, 0], 16),
+    v6(Ipv6Addr::LOCALHOST, 128),
+    v6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+    v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+];
+
+const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
+}
+
+const fn v6(address: Ipv6Addr, prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(address, prefix))
+}
+
+/// Who may connect unless told otherwise.
+fn loopback() -> Vec<IpNet> {
+    vec![v4([127, 0, 0, 0], 8), v6(Ipv6Addr::LOCALHOST, 128)]
+}
+
+impl Checker<'_> {
+    /// Every listener; without any section, the one on loopback.
+    pub(super) fn listeners(
+        &mut self,
+        listed: &Listed<file::Listener>,
+        admin: &admin::Config,
+    ) -> Vec<Listener> {
+        let Some(sections) = &listed.0 else {
+            return vec![default_listener()];
+        };
+        let mut listeners: Vec<Listener> = Vec::new();
+        for section in sections {
+            let listener = self.listener(section);
+            let taken = if listeners
+                .iter()
+                .any(|other| same(&other.address, &listener.address))
+            {
+                Some("another listener")
+            } else if is_at(&listener.address, admin.address) {
+                Some("the console")
+            } else if is_at(&listener.address, admin.metrics_address) {
+                Some("metrics")
+            } else {
+                None
+            };
+            if let Some(taken) = taken {
+                let what = format!("is the address of {taken} too");
+                let remedy = "give each its own address or port";
+                section.address.refuse(&mut self.report, what, remedy);
+            }
+            listeners.push(listener);
+        }
+        listeners
+    }
+
+    fn listener(&mut self, section: &file::Listener) -> Listener {
+        let address = section
+            .address
+            .required(&mut self.report, "write IP:PORT, as \"127.0.0.1:2525\"");
+        let default = default_listener();
+        let report = &mut self.report;
+        let max_connections = positive(&section.max_connections, CONNECTIONS_MAX, report);
+        let listener = Listener {
+            name: address.as_ref().map_or_else(String::new, name),
+            // Any port: a missing address is told once, not as a second listener at one place.
+            address: address.unwrap_or(Address::Tcp(SocketAddr::new(LISTENER.ip(), 0))),
+            tls: section.tls.copied().unwrap_or(default.tls),
+            certificate: None,
+            auth: section.auth.copied().unwrap_or(default.auth),
+            auth_without_tls: section
+                .auth_without_tls
+                .copied()
+                .unwrap_or(default.auth_without_tls),
+            allow: Vec::new(),
+            line_endings: section
+                .line_endings
+                .copied()
+                .unwrap_or(default.line_endings),
+            max_message_size: section
+                .max_message_size
+                .copied()
+                .unwrap_or(MESSAGE_SIZE_MAX)
+                .0,
+            max_recipients: positive(&section.max_recipients, RECIPIENTS_MAX, report),
+            max_connections,
+            max_connections_per_client: positive(
+                &section.max_connections_per_client,
+                CONNECTIONS_PER_CLIENT_MAX,
+                report,
+            ),
+        };
+        if listener.max_message_size < MESSAGE_SIZE_LEAST.0 {
+            let what = "is too small for any message";
+            section
+                .max_message_size
+                .refuse(report, what, "use \"35MiB\"");
+        }
+        self.passwords_in_clear(section, &listener);
+        Listener {
+            certificate: self.certificate(section, listener.tls),
+            allow: self.allow(section, &listener),
+            ..listener
+        }
+    }
+
+    fn certificate(&mut self, section: &file::Listener, tls: Tls) -> Option<(PathBuf, PathBuf)> {
+        let (certificate, key) = (&section.certificate_file, &section.key_file);
+        let report = &mut self.report;
+        if tls == Tls::None {
+            for file in [certificate, key] {
+                // After a wrong `tls` the wish for TLS is plain enough.
+                if file.get().is_some() && (section.tls.is_absent() || section.tls.get().is_some())
+                {
+                    let remedy = "set tls = \"starttls\" as well, or take it out";
+                    file.refuse(report, "has no effect with tls = \"none\"", remedy);
+                }
+            }
+            return None;
+        }
+        let remedy = "name the PEM file, or use tls = \"none\"";
+        let certificate_path = certificate.required(report, remedy);
+        let key_path = key.required(report, remedy);
+        self.readable(certificate);
+        self.readable(key);
+        certificate_path.zip(key_path)
+    }
+
+    /// Who may connect. Beyond loopback nothing is assumed: there must be a list, and without
+    /// required authentication the list must stay inside private networks.
+    fn allow(&mut self, section: &file::Listener, listener: &Listener) -> Vec<IpNet> {
+        let given = section.allow.copied();
+        let is_beyond = match &listener.address {
+            Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+            // Whatever systemd listens on, only loopback is let in unless a list says otherwise.
+            Address::Systemd(_) => given.is_some() || listener.auth == Auth::Required,
+            Address::Unix(_) => return Vec::new(),
+        };
+        let needs_list = is_beyond && listener.auth != Auth::Required;
+        let report = &mut self.report;
+        match given {
+            None if section.allow.is_absent() && needs_list => {
+                let what =
+                    "is needed: this listener is reachable beyond this machine without login";
+                let remedy = "list the networks that may connect, as allow = [\"192.168.0.0/16\"], or set auth = \"required\"";
+                section.allow.refuse(report, what, remedy);
+                loopback()
+            }
+            None if is_beyond && listener.auth == Auth::Required => Vec::new(),
+            None => loopback(),
+            Some(allow) if needs_list && allow.is_empty() => {
+                let what = "would let everyone connect without login";
+                let remedy = "list the networks that may connect, or set auth = \"required\"";
+                section.allow.refuse(report, what, remedy);
+                allow
+            }
+            Some(allow) if needs_list => {
+                if let Some(public) = allow.iter().find(|net| !is_private(net)) {
+                    let what = format!("{public} covers public addresses: an open relay");
+                    let remedy = "list private networks only, or set auth = \"required\"";
+                    section.allow.refuse(report, what, remedy);
+                }
+                allow
+            }
+            Some(allow) => allow,
+        }
+    }
+
+    /// A login that can never succeed is refused; one that crosses a network in clear is remarked.
+    fn passwords_in_clear(&mut self, section: &file::Listener, listener: &Listener) {
+        let Address::Tcp(address) = &listener.address else {
+            return;
+        };
+        let is_beyond = !address.ip().to_canonical().is_loopback();
+        let report = &mut self.report;
+        match (listener.tls, listener.auth, listener.auth_without_tls) {
+            (
+                Tls::Starttls | Tls::Implicit,
+                _,
+                AuthWithoutTls::Never | AuthWithoutTls::Loopback,
+            )
+            | (Tls::Implicit, _, _)
+            | (_, Auth::None, _) => {}
+            (Tls::None, Auth::Required, AuthWithoutTls::Never) => {
+                let what = "nobody could log in: passwords need TLS here, and there is none";
+                let remedy =
+                    "set tls = \"starttls\" with a certificate, or auth_without_tls = \"loopback\"";
+                section.auth.refuse(report, what, remedy);
+            }
+            (Tls::None, Auth::Required, AuthWithoutTls::Loopback) if is_beyond => {
+                let what = "nobody beyond this machine could log in: passwords need TLS there, and there is none";
+                let remedy = "set tls = \"starttls\" with a certificate, or auth_without_tls = \"always\" (passwords then cross the network in clear)";
+                section.auth.refuse(report, what, remedy);
+            }
+            (
+                Tls::None | Tls::Starttls,
+                Auth::Optional | Auth::Required,
+                AuthWithoutTls::Always,
+            ) if is_beyond => {
+                report.warning(format!(
+                    "listener {}: passwords may cross the network in clear (auth_without_tls = \"always\")",
+                    listener.name
+                ));
+            }
+            (Tls::None | Tls::Starttls, Auth::Optional | Auth::Required, _) => {}
+        }
+    }
+
+    /// Remarks a listener where everyone must log in and nobody can.
+    pub(super) fn logins(&mut self, listeners: &[Listener], clients: usize) {
+        for listener in listeners {
+            if clients == 0 && listener.auth == Auth::Required {
+                self.report.warning(format!(
+                    "listener {}: auth = \"required\" and there is no [[client]], so nobody can log in",
+                    listener.name
+                ));
+            }
+        }
+    }
+}
+
+fn default_listener() -> Listener {
+    let address = Address::Tcp(LISTENER);
+    Listener {
+        name: name(&address),
+        address,
+        tls: Tls::None,
+        certificate: None,
+        auth: Auth::Optional,
+        auth_without_tls: AuthWithoutTls::Loopback,
+        allow: loopback(),
+        line_endings: LineEndings::Strict,
+        max_message_size: MESSAGE_SIZE_MAX.0,
+        max_recipients: RECIPIENTS_MAX,
+        max_connections: CONNECTIONS_MAX,
+        max_connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
+    }
+}
+
+/// A listener's name: its address as it is written.
+pub(super) fn name(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+        Address::Systemd(name) => format!("systemd:{name}"),
+    }
+}
+
+/// Port 0 is a fresh port each time.
+fn same(a: &Address, b: &Address) -> bool {
+    a == b && !matches!(a, Address::Tcp(address) if address.port() == 0)
+}
+
+fn is_at(listener: &Address, other: Option<SocketAddr>) -> bool {
+    other.is_some_and(|other| same(listener, &Address::Tcp(other)))
+}
+
+fn is_private(net: &IpNet) -> bool {
+    NOT_PUBLIC.iter().any(|private| private.contains(net))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_networks_wholly_inside_private_space_are_private() {
+        for (net, want) in [
+            ("10.0.0.0/8", true),
+            ("10.1.2.3/32", true),
+            ("172.16.0.0/12", true),
+            ("172.0.0.0/8", false),
+            ("192.168.1.0/24", true),
+            ("100.64.0.0/10", true),
+            ("0.0.0.0/0", false),
+            ("8.8.8.8/32", false),
+            ("127.0.0.0/8", true),
+            ("::/0", false),
+            ("fd00::/8", true),
+            ("fe80::/10", true),
+            ("2001:db8::/32", false),
+        ] {
+            assert_eq!(is_private(&net.parse().unwrap()), want, "{net}");
+        }
+    }
+}

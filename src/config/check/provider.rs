@@ -1,0 +1,311 @@
+//! OAuth provider profiles: presets fill what the file leaves out.
+
+use std::collections::BTreeMap;
+
+use url::{Host, Url};
+
+use super::{Checker, missing};
+use crate::{
+    admin,
+    config::{
+        field::{Field, Named},
+        file,
+    },
+    oauth::{
+        ClientAuthentication, Grant, Kind, Provider,
+        preset::{self, Cloud, Preset},
+    },
+};
+
+/// The console's port when it has none that can be known beforehand.
+const CONSOLE_PORT: u16 = 8025;
+
+/// Tenants that are no organisation: an application cannot have a token of its own there.
+const SHARED_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
+
+/// Paths that the console answers itself.
+const CONSOLE_PATHS: [&str; 4] = ["/api/", "/healthz", "/readyz", "/metrics"];
+
+/// A profile with what accounts need to know of it.
+pub(super) struct Profile {
+    /// `None`: something is wrong with it, and told.
+    provider: Option<Provider>,
+    pub(super) kind: Kind,
+    pub(super) preset: Preset,
+    /// Grants that cannot work with it: which, why not, and the remedy.
+    refusals: Vec<(Grant, &'static str, &'static str)>,
+}
+
+impl Profile {
+    /// Why an account cannot get tokens in this way, and the remedy.
+    pub(super) fn refuses(&self, grant: Grant) -> Option<(&'static str, &'static str)> {
+        let mut refusals = self.refusals.iter();
+        refusals.find_map(|(refused, what, remedy)| (*refused == grant).then_some((*what, *remedy)))
+    }
+}
+
+/// Every profile of the file, by name.
+pub(super) struct Profiles(pub(super) BTreeMap<String, Profile>);
+
+impl Profiles {
+    pub(super) fn into_providers(self) -> BTreeMap<String, Provider> {
+        let good = self.0.into_iter();
+        good.filter_map(|(name, profile)| Some((name, profile.provider?)))
+            .collect()
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn providers(
+        &mut self,
+        sections: &Named<file::Provider>,
+        admin: &admin::Config,
+    ) -> Profiles {
+        let profiles = sections
+            .0
+            .iter()
+            .map(|(name, section)| (name.clone(), self.profile(section, admin)));
+        Profiles(profiles.collect())
+    }
+
+    fn profile(&mut self, section: &file::Provider, admin: &admin::Config) -> Profile {
+        let kind = section.kind.required(
+            &mut self.report,
+            "use \"microsoft\", \"google\" or \"custom\"",
+        );
+        // Without a kind nothing more is asked for than what stands in the file.
+        let known_kind = kind.unwrap_or(Kind::Custom);
+        let tenant = section
+            .tenant
+            .copied()
+            .unwrap_or_else(|| "common".to_owned());
+        let cloud = section.cloud.copied().unwrap_or_default();
+        let preset = preset::preset(known_kind, cloud, &tenant);
+        self.microsoft_only(section, kind);
+        let provider = self.provider(section, kind, cloud, &preset, admin);
+        Profile {
+            refusals: refusals(section, known_kind, &preset),
+            provider,
+            kind: known_kind,
+            preset,
+        }
+    }
+
+    fn provider(
+        &mut self,
+        section: &file::Provider,
+        kind: Option<Kind>,
+        cloud: Cloud,
+        preset: &Preset,
+        admin: &admin::Config,
+    ) -> Option<Provider> {
+        let client_id = section.client_id.required(
+            &mut self.report,
+            "copy it from the provider's application page",
+        );
+        let client_secret = self.secret(&section.client_secret);
+        let authorization_url = self.url(&section.authorization_url);
+        let token_url = self
+            .url(&section.token_url)
+            .or_else(|| preset.token_url.clone());
+        if token_url.is_none() && kind.is_some() && section.token_url.is_absent() {
+            let remedy = "copy it from the provider's documentation";
+            section
+                .token_url
+                .refuse(&mut self.report, "is needed", remedy);
+        }
+        let device_authorization_url = self.url(&section.device_authorization_url);
+        let redirect_url = self.redirect_url(&section.redirect_url, admin);
+        self.readable(&section.ca_file);
+        let scope = section
+            .scope
+            .copied()
+            .unwrap_or_else(|| preset.scope.clone());
+        Some(Provider {
+            kind: kind?,
+            description: section.description.copied().unwrap_or_default(),
+            client_id: client_id?,
+            client_authentication: self.client_authentication(section, preset),
+            client_secret,
+            authorization_url: authorization_url.or_else(|| preset.authorization_url.clone()),
+            token_url: token_url?,
+            device_authorization_url: device_authorization_url
+                .or_else(|| preset.device_authorization_url.clone()),
+            // Another token endpoint has tokens that the preset's host knows nothing about.
+            revocation_url: preset
+                .revocation_url
+                .clone()
+                .filter(|_| section.token_url.is_absent()),
+            redirect_url: redirect_url?,
+            // Application tokens derive their own scope from this one when they are asked for.
+            refresh_scope: preset::refresh_scope(kind?, cloud, &scope, Grant::AuthorizationCode),
+            scope,
+            ca_file: section.ca_file.copied(),
+        })
+    }
+
+    /// A tenant or cloud elsewhere would silently mean nothing.
+    fn microsoft_only(&mut self, section: &file::Provider, kind: Option<Kind>) {
+        if !matches!(kind, Some(Kind::Google | Kind::Custom)) {
+            return;
+        }
+        let what = "means nothing to this kind of provider";
+        let remedy = "take it out, or use kind = \"microsoft\"";
+        if section.tenant.get().is_some() {
+            section.tenant.refuse(&mut self.report, what, remedy);
+        }
+        if section
+            .cloud
+            .get()
+            .is_some_and(|cloud| *cloud != Cloud::Global)
+        {
+            section.cloud.refuse(&mut self.report, what, remedy);
+        }
+    }
+
+    fn client_authentication(
+        &mut self,
+        section: &file::Provider,
+        preset: &Preset,
+    ) -> ClientAuthentication {
+        use ClientAuthentication::{Basic, None as Public, Post};
+
+        let field = &section.client_authentication;
+        let has_secret = !section.client_secret.is_absent();
+        match field.copied() {
+            None if has_secret => preset.client_authentication,
+            None => Public,
+            Some(way @ (Basic | Post)) => {
+                if !has_secret {
+                    let remedy = "add client_secret, or use \"none\" for a public client";
+                    field.refuse(&mut self.report, "needs client_secret", remedy);
+                }
+                way
+            }
+            Some(Public) => {
+                if has_secret {
+                    let remedy = "take client_secret out, or use \"post\" or \"basic\"";
+                    field.refuse(&mut self.report, "would not use client_secret", remedy);
+                }
+                Public
+            }
+        }
+    }
+
+    /// A URL over which codes, secrets or tokens travel.
+    fn url(&mut self, field: &Field<Url>) -> Option<Url> {
+        let url = field.get()?;
+        if url.scheme() == "http" && !is_loopback(url) {
+            let what = "would send secrets over the network in clear";
+            field.refuse(
+                &mut self.report,
+                what,
+                "use https:// (http:// only on this machine)",
+            );
+        }
+        if url.fragment().is_some() {
+            field.refuse(&mut self.report, "has a fragment (#..)", "take it out");
+        }
+        Some(url.clone())
+    }
+
+    /// Where the browser comes back to: as registered at the provider, by default the console.
+    fn redirect_url(&mut self, field: &Field<Url>, admin: &admin::Config) -> Option<Url> {
+        if let Some(url) = self.url(field) {
+            if CONSOLE_PATHS
+                .iter()
+                .any(|path| url.path().starts_with(path))
+            {
+                let what = "is a path that the console itself answers";
+                let remedy = "use the path /authorization/smtp_oauth/";
+                field.refuse(&mut self.report, what, remedy);
+            }
+            return Some(url);
+        }
+        if !field.is_absent() {
+            return None;
+        }
+        let port = admin
+            .address
+            .map(|address| address.port())
+            .filter(|port| *port != 0);
+        let port = port.unwrap_or(CONSOLE_PORT);
+        let url = Url::parse(&format!(
+            "http://localhost:{port}/authorization/smtp_oauth/"
+        ));
+        if url.is_err() {
+            missing(
+                &mut self.report,
+                field.at.shown.clone(),
+                "is needed",
+                "write the URL",
+            );
+        }
+        url.ok()
+    }
+}
+
+/// The grants that cannot work with a profile.
+fn refusals(
+    section: &file::Provider,
+    kind: Kind,
+    preset: &Preset,
+) -> Vec<(Grant, &'static str, &'static str)> {
+    let mut refusals = Vec::new();
+    let mut refuse = |grant, what, remedy| refusals.push((grant, what, remedy));
+    let add = "add it to the provider, or use another grant";
+    if section.authorization_url.is_absent() && preset.authorization_url.is_none() {
+        refuse(
+            Grant::AuthorizationCode,
+            "needs the provider's authorization_url",
+            add,
+        );
+    }
+    if section.device_authorization_url.is_absent() {
+        match kind {
+            Kind::Microsoft => {}
+            // It has a device endpoint, but refuses the scope of mail there.
+            Kind::Google => refuse(
+                Grant::DeviceCode,
+                "Google offers no device code for mail",
+                "use \"authorization_code\"; without a browser on this machine, `gatepost login NAME --no-browser`",
+            ),
+            Kind::Custom => {
+                refuse(
+                    Grant::DeviceCode,
+                    "needs the provider's device_authorization_url",
+                    add,
+                );
+            }
+        }
+    }
+    let app = Grant::ClientCredentials;
+    let tenant = section.tenant.get().map(String::as_str);
+    let is_shared = tenant.is_none_or(|tenant| SHARED_TENANTS.contains(&tenant));
+    if kind == Kind::Google {
+        refuse(
+            app,
+            "Google has no such grant for mailboxes",
+            "use \"authorization_code\"",
+        );
+    } else if section.client_secret.is_absent() {
+        refuse(app, "needs the provider's client_secret", add);
+    } else if kind == Kind::Microsoft && is_shared && section.token_url.is_absent() {
+        refuse(
+            app,
+            "needs the provider's tenant: an application has no token of its own in \"common\"",
+            "set tenant to your organisation's id or domain",
+        );
+    }
+    refusals
+}
+
+/// Whether a URL stays on this machine.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => super::upstream::is_loopback(name),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}

@@ -1,0 +1,124 @@
+//! Clients and routes: who may log in, and which account sends what.
+
+use std::collections::BTreeMap;
+
+use argon2::{Params, PasswordHash};
+
+use super::Checker;
+use crate::{
+    config::{
+        field::{Field, Listed, Named},
+        file,
+    },
+    mail::AccountName,
+    route::{Route, Router},
+    submission::{Client, Listener},
+};
+
+/// RFC 4616 leaves names unbounded; no device has a longer one.
+const NAME_LEN_MAX: usize = 255;
+
+impl Checker<'_> {
+    pub(super) fn clients(
+        &mut self,
+        listed: &Listed<file::Client>,
+        accounts: &Named<file::Account>,
+    ) -> BTreeMap<String, Client> {
+        let mut clients = BTreeMap::new();
+        for section in listed.0.iter().flatten() {
+            let remedy = "write the name that the device logs in with";
+            let name = section.name.required(&mut self.report, remedy);
+            self.account_name(&section.account, accounts);
+            let client = Client {
+                password_hash: self.password_hash(section),
+                account: section.account.get().map(|name| AccountName::new(name)),
+                senders: section.senders.copied().unwrap_or_default(),
+            };
+            let Some(name) = name else { continue };
+            if name.len() > NAME_LEN_MAX {
+                section
+                    .name
+                    .refuse(&mut self.report, "is too long", "use a shorter name");
+            }
+            if clients.insert(name, client).is_some() {
+                let remedy = "give each client its own name";
+                section
+                    .name
+                    .refuse(&mut self.report, "names two clients", remedy);
+            }
+        }
+        clients
+    }
+
+    /// A hash that can never match would look like a wrong password for ever.
+    fn password_hash(&mut self, section: &file::Client) -> String {
+        let remedy = "make one with `gatepost hash-password`";
+        let Some(hash) = section.password_hash.required(&mut self.report, remedy) else {
+            return String::new();
+        };
+        if !is_argon2id(&hash.0) {
+            let what = "is not an argon2id hash";
+            section.password_hash.refuse(&mut self.report, what, remedy);
+        }
+        hash.0
+    }
+
+    pub(super) fn router(&mut self, file: &file::File, listeners: &[Listener]) -> Router {
+        let sections = file.route.0.iter().flatten();
+        let routes = sections.filter_map(|section| self.route(section, file, listeners));
+        let routes = routes.collect();
+        self.account_name(&file.default_account, &file.account);
+        let names = &file.account.0;
+        let only = names.keys().next().filter(|_| names.len() == 1);
+        let default_account = file.default_account.get().or(only);
+        if default_account.is_none() && names.len() > 1 && file.route.0.is_none() {
+            self.report.warning(
+                "there are several accounts, no [[route]] and no default_account: only mail of clients with an \
+                 account of their own is taken",
+            );
+        }
+        Router {
+            routes,
+            default_account: default_account.map(|name| AccountName::new(name)),
+        }
+    }
+
+    fn route(
+        &mut self,
+        section: &file::Route,
+        file: &file::File,
+        listeners: &[Listener],
+    ) -> Option<Route> {
+        self.account_name(&section.account, &file.account);
+        let clients = file.client.0.iter().flatten();
+        let names = clients.filter_map(|client| client.name.get().map(String::as_str));
+        self.unknown_name(&section.client, "client", "a [[client]]", names);
+        let names = listeners.iter().map(|listener| listener.name.as_str());
+        self.unknown_name(&section.listener, "listener", "a [[listener]]", names);
+        let remedy = "name the account that sends what matches";
+        let account = section.account.required(&mut self.report, remedy)?;
+        Some(Route {
+            sender: section.sender.copied(),
+            recipient: section.recipient.copied(),
+            client: section.client.copied(),
+            listener: section.listener.copied(),
+            network: section.network.copied(),
+            account: AccountName::new(&account),
+        })
+    }
+
+    fn account_name(&mut self, field: &Field<String>, accounts: &Named<file::Account>) {
+        let known = accounts.0.keys().map(String::as_str);
+        self.unknown_name(field, "account", "an [account.NAME]", known);
+    }
+}
+
+/// Whether a text is a PHC string of argon2id with parameters that can be computed.
+fn is_argon2id(text: &str) -> bool {
+    PasswordHash::new(text).is_ok_and(|hash| {
+        hash.algorithm.as_str() == "argon2id"
+            && hash.hash.is_some()
+            && hash.salt.is_some()
+            && Params::try_from(&hash).is_ok()
+    })
+}

@@ -1,0 +1,114 @@
+//! Values of the contract that this version does not do yet: refused in so many words, so that
+//! nobody believes in a protection or a delivery that is not there. A later change builds one and
+//! deletes its row.
+
+use figment::value::Value;
+
+struct Unbuilt {
+    /// The key, names and numbers as `*`.
+    key: &'static str,
+    /// Which of its values.
+    which: Which,
+    /// What to use meanwhile.
+    instead: &'static str,
+}
+
+enum Which {
+    /// Any but an empty text or list.
+    Any,
+    /// This text.
+    Is(&'static str),
+    /// Texts that begin so.
+    Begins(&'static str),
+}
+
+const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt {
+    Unbuilt {
+        key,
+        which,
+        instead,
+    }
+}
+
+const SMTP: &str = "use \"smtp\"";
+const QUEUE: &str = "use \"queue\"";
+const NEVER: &str = "use \"never\"";
+const SECRET: &str = "use client_secret";
+const APP_SECRET: &str = "use \"client_credentials\" with a client_secret";
+const TLS_PROXY: &str = "leave it out, and put a TLS proxy in front";
+const WATCH: &str = "leave it out, and watch /metrics or the log";
+
+const TABLE: [Unbuilt; 24] = [
+    row(
+        "store.url",
+        Which::Begins("postgres"),
+        "use \"sqlite\" (it is the default)",
+    ),
+    row(
+        "listener.*.tls",
+        Which::Is("auto"),
+        "use \"starttls\" and \"implicit\" on two listeners",
+    ),
+    row("listener.*.delivery", Which::Is("direct"), QUEUE),
+    row("listener.*.delivery", Which::Is("hybrid"), QUEUE),
+    row(
+        "listener.*.proxy_protocol_from",
+        Which::Any,
+        "leave it out, and allow the proxy's address",
+    ),
+    row("provider.*.client_certificate_file", Which::Any, SECRET),
+    row("provider.*.client_key_file", Which::Any, SECRET),
+    row(
+        "account.*.grant",
+        Which::Is("service_account"),
+        "use \"authorization_code\"",
+    ),
+    row(
+        "account.*.grant",
+        Which::Is("workload_identity"),
+        APP_SECRET,
+    ),
+    row("account.*.grant", Which::Is("managed_identity"), APP_SECRET),
+    row("account.*.transport", Which::Is("graph"), SMTP),
+    row("account.*.transport", Which::Is("gmail"), SMTP),
+    row("account.*.transport", Which::Is("auto"), SMTP),
+    row(
+        "account.*.fallback",
+        Which::Any,
+        "leave it out: mail waits while its account cannot send",
+    ),
+    row("account.*.sender.rewrite", Which::Is("envelope"), NEVER),
+    row("account.*.sender.rewrite", Which::Is("header"), NEVER),
+    row("account.*.sender.rewrite", Which::Is("both"), NEVER),
+    row("console.certificate_file", Which::Any, TLS_PROXY),
+    row("console.key_file", Which::Any, TLS_PROXY),
+    row(
+        "console.password_hash",
+        Which::Any,
+        "leave it out: the control socket's file permissions are the login",
+    ),
+    row("notify.webhook", Which::Any, WATCH),
+    row("notify.command", Which::Any, WATCH),
+    row("notify.account", Which::Any, WATCH),
+    row("notify.to", Which::Any, WATCH),
+];
+
+/// What to use instead of a value that this version does not do yet.
+pub(super) fn instead(pattern: &str, value: &Value) -> Option<&'static str> {
+    let (text, is_empty) = match value {
+        Value::String(_, text) => (text.as_str(), text.is_empty()),
+        Value::Array(_, items) => ("", items.is_empty()),
+        Value::Char(..) | Value::Bool(..) | Value::Num(..) | Value::Empty(..) | Value::Dict(..) => {
+            ("", false)
+        }
+    };
+    let is_meant = |row: &&Unbuilt| {
+        row.key == pattern
+            && match row.which {
+                Which::Any => !is_empty,
+                Which::Is(unbuilt) => text == unbuilt,
+                Which::Begins(unbuilt) => text.starts_with(unbuilt),
+            }
+    };
+    TABLE.iter().find(is_meant).map(|row| row.instead)
+}
