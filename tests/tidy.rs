@@ -1,5 +1,5 @@
 //! The house rules that a machine can hold: layers, absences, dependencies, a true map.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,8 +65,9 @@ fn sources() -> Vec<(String, PathBuf, String)> {
 
 /// The code of a file before its unit tests, without comments.
 fn code(text: &str) -> String {
-    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
-    text[..end]
+    text.split("#[cfg(test)]")
+        .next()
+        .unwrap()
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
         .collect::<Vec<_>>()
@@ -75,43 +76,38 @@ fn code(text: &str) -> String {
 
 /// Top-level modules named after `crate::`, also inside `use crate::{a::x, b}`.
 fn used_modules(code: &str) -> BTreeSet<String> {
-    let mut used = BTreeSet::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        if let Some(list) = rest.strip_prefix('{') {
-            let mut depth = 0_usize;
-            let mut start = true;
-            let mut word = String::new();
-            for c in list.chars() {
-                match c {
-                    '}' if depth == 0 => break,
-                    '{' => depth += 1,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => {
-                        used.insert(std::mem::take(&mut word));
-                        start = true;
-                        continue;
-                    }
-                    _ => {}
-                }
-                if depth == 0 && start {
-                    if c.is_alphanumeric() || c == '_' {
-                        word.push(c);
-                    } else if !word.is_empty() {
-                        start = false;
-                    }
-                }
-            }
-            used.insert(word);
-        } else {
-            used.insert(
-                rest.chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect(),
-            );
+    code.split("crate::")
+        .skip(1)
+        .flat_map(|rest| match rest.strip_prefix('{') {
+            Some(list) => listed(list),
+            None => vec![word(rest)],
+        })
+        .collect()
+}
+
+/// The first word of each item of a use list, up to the brace that closes it.
+fn listed(list: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut depth = 0_usize;
+    let mut item = String::new();
+    for c in list.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => words.push(word(&std::mem::take(&mut item))),
+            _ => item.push(c),
         }
     }
-    used
+    words.push(word(&item));
+    words
+}
+
+fn word(text: &str) -> String {
+    text.trim_start()
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
 }
 
 #[test]
