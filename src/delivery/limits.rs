@@ -87,7 +87,7 @@ impl Bucket {
 #[derive(Debug)]
 struct Day {
     limit: u32,
-    /// Start of a slot and its recipients, oldest first; at most [`SLOTS`].
+    /// Start of a slot and its recipients, oldest first; one per [`SLOT`], so at most 49.
     slots: VecDeque<(Instant, u32)>,
 }
 
