@@ -174,8 +174,8 @@ impl Queue {
     ///
     /// # Errors
     /// [`store::Error::Full`] or [`store::Error::Broken`].
-    pub async fn spill(&self, id: QueueId) -> Result<Spill, store::Error> {
-        self.inner.store.spill(id).await
+    pub fn spill(&self, id: QueueId) -> Result<Spill, store::Error> {
+        self.inner.store.spill(id)
     }
 
     /// Takes responsibility for a message: when this returns `Ok`, it survives a power loss. The

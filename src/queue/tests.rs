@@ -243,11 +243,11 @@ async fn a_spilled_body_is_verified_and_removed_with_its_outcome() {
     let rig = Rig::new();
     let queue = rig.open();
     let mut new = new_entry(&queue);
-    let mut spill = queue.spill(new.id).await.unwrap();
+    let mut spill = queue.spill(new.id).unwrap();
     for _ in 0..100 {
-        spill.write(&[b'x'; 10_000]).await.unwrap();
+        spill.write(vec![b'x'; 10_000]).await.unwrap();
     }
-    new.message = spill.finish().await.unwrap();
+    new.message = spill.finish(Vec::new()).await.unwrap();
     assert_eq!(new.message.size, 1_000_000);
     queue.accept(new).await.unwrap();
     let lease = queue.lease(&account()).await;
@@ -260,6 +260,43 @@ async fn a_spilled_body_is_verified_and_removed_with_its_outcome() {
         .await
         .unwrap();
     assert!(!file.path.exists());
+}
+
+#[tokio::test]
+async fn a_refused_or_abandoned_message_leaves_no_file() {
+    let rig = Rig::new();
+    let queue = rig.open();
+    let taken = new_entry(&queue);
+    let mut again = new_entry(&queue);
+    again.id = taken.id;
+    queue.accept(taken).await.unwrap();
+    let spill = queue.spill(again.id).unwrap();
+    again.message = spill.finish(vec![b'x'; 300_000]).await.unwrap();
+    let Body::File(file) = again.message.body.clone() else {
+        panic!("in memory")
+    };
+    assert!(file.path.exists());
+    let refused = queue.accept(again).await;
+    assert!(matches!(refused, Err(store::Error::Refused { .. })));
+    assert!(!file.path.exists());
+
+    let mut spill = queue.spill(queue.next_id()).unwrap();
+    for _ in 0..3 {
+        spill.write(vec![b'x'; 1000]).await.unwrap();
+    }
+    // Fails: a directory stands where the file is to be.
+    let id = queue.next_id();
+    std::fs::create_dir(file.path.with_file_name(id.to_string())).unwrap();
+    let failing = queue.spill(id).unwrap();
+    failing.finish(vec![b'x'; 1000]).await.unwrap_err();
+    let left = std::fs::read_dir(file.path.parent().unwrap()).unwrap();
+    let left: Vec<_> = left.map(|file| file.unwrap().path()).collect();
+    assert_eq!(
+        left.len(),
+        2,
+        "the unfinished file and the directory: {left:?}"
+    );
+    drop(spill.finish(Vec::new()).await.unwrap());
 }
 
 #[tokio::test]

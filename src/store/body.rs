@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rusqlite::Connection;
-use tokio::io::AsyncWriteExt;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
     Error,
@@ -93,109 +93,160 @@ pub(super) fn recover(bodies: &Path, connection: &Connection) -> Result<(), Erro
     Ok(())
 }
 
-/// A body being written to a file. Dropped unfinished, the file is removed.
+/// A body being written to a file, a piece in the background while the next one is gathered: each
+/// hop between threads costs more than the octets in it. Dropped unfinished, the file is removed.
 #[derive(Debug)]
 pub struct Spill {
-    file: tokio::fs::File,
-    unfinished: Option<PathBuf>,
-    finished: PathBuf,
-    context: DebugContext,
-    size: u64,
+    /// `None` while a piece is being written.
+    idle: Option<Writer>,
+    writing: Option<JoinHandle<Written>>,
     health: Arc<Health>,
 }
 
-struct DebugContext(Context);
-
-impl std::fmt::Debug for DebugContext {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sha256")
-    }
-}
-
 impl Spill {
-    pub(super) async fn create(
-        bodies: &Path,
-        id: QueueId,
-        health: Arc<Health>,
-    ) -> Result<Self, Error> {
-        let unfinished = bodies.join(format!("{UNFINISHED}{id}"));
-        let file = tokio::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(NOFOLLOW)
-            .open(&unfinished)
-            .await
-            .map_err(|e| Failure::io("making a body file", e).error())?;
-        Ok(Self {
-            file,
-            unfinished: Some(unfinished),
+    pub(super) fn new(bodies: &Path, id: QueueId, health: Arc<Health>) -> Self {
+        let writer = Writer {
+            file: None,
+            path: bodies.join(format!("{UNFINISHED}{id}")),
             finished: path(bodies, id),
-            context: DebugContext(Context::new(&SHA256)),
+            context: Context::new(&SHA256),
             size: 0,
+            kept: false,
+        };
+        Self {
+            idle: Some(writer),
+            writing: None,
             health,
-        })
+        }
     }
 
-    /// Appends octets.
+    /// Appends octets; gives an empty buffer to go on with. That they are written is known only
+    /// when the next call, or [`Spill::finish`], returns.
     ///
     /// # Errors
-    /// [`Error::Full`] or [`Error::Broken`].
-    pub async fn write(&mut self, octets: &[u8]) -> Result<(), Error> {
-        self.context.0.update(octets);
-        self.size = self
-            .size
-            .saturating_add(u64::try_from(octets.len()).unwrap_or(u64::MAX));
-        self.file
-            .write_all(octets)
-            .await
-            .map_err(|e| Failure::io("writing a body file", e).error())
+    /// [`Error::Full`] or [`Error::Broken`], of these octets or of earlier ones. The file is gone.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the octets may be missing.
+    pub async fn write(&mut self, mut octets: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let (mut writer, spare) = self.writer().await?;
+        self.writing = Some(spawn_blocking(move || {
+            writer.append(&octets)?;
+            octets.clear();
+            Ok((writer, octets))
+        }));
+        Ok(spare)
     }
 
-    /// Syncs file and directory and gives the message.
+    /// Appends the last octets, syncs file and directory, and gives the message.
     ///
     /// # Errors
     /// [`Error::Full`] or [`Error::Broken`]; a failed sync is the end of the store (the kernel
     /// forgets which pages it could not write).
-    pub async fn finish(mut self) -> Result<Message, Error> {
-        self.file
-            .flush()
-            .await
-            .map_err(|e| Failure::io("writing a body file", e).error())?;
-        let sync = async {
-            self.file.sync_data().await?;
-            let Some(unfinished) = &self.unfinished else {
-                return Ok(());
-            };
-            tokio::fs::rename(unfinished, &self.finished).await?;
-            let directory = self.finished.parent().unwrap_or(Path::new(".")).to_owned();
-            tokio::task::spawn_blocking(move || File::open(directory)?.sync_all())
-                .await
-                .map_err(io::Error::other)?
+    ///
+    /// # Cancel safety
+    /// Cancelled, the file is removed.
+    pub async fn finish(mut self, rest: Vec<u8>) -> Result<Message, Error> {
+        let (mut writer, _) = self.writer().await?;
+        let health = Arc::clone(&self.health);
+        let finished = spawn_blocking(move || {
+            let failed = |error| Failure::io("writing a body file", error);
+            writer.append(&rest).map_err(failed)?;
+            writer.sync().map_err(|error| {
+                let failure = Failure::io("syncing a body file", error);
+                if failure.fault != Fault::Full {
+                    health.poison(&failure);
+                }
+                failure
+            })?;
+            Ok::<_, Failure>(writer)
+        });
+        let gone = |error| Failure::io("writing a body file", io::Error::other(error));
+        let mut writer = match finished.await {
+            Ok(written) => written.map_err(|failure| failure.error())?,
+            Err(error) => return Err(gone(error).error()),
         };
-        if let Err(error) = sync.await {
-            let failure = Failure::io("syncing a body file", error);
-            if failure.fault != Fault::Full {
-                self.health.poison(&failure);
-            }
-            return Err(failure.error());
-        }
-        self.unfinished = None;
-        let context = std::mem::replace(&mut self.context.0, Context::new(&SHA256));
+        writer.kept = true;
+        let context = std::mem::replace(&mut writer.context, Context::new(&SHA256));
         Ok(Message {
             body: Body::File(Arc::new(BodyFile {
-                path: self.finished.clone(),
+                path: writer.finished.clone(),
             })),
-            size: self.size,
+            size: writer.size,
             digest: finish(context),
         })
     }
+
+    /// The writer, when the piece before is written, and that piece's buffer.
+    async fn writer(&mut self) -> Result<(Writer, Vec<u8>), Error> {
+        if let Some(writer) = self.idle.take() {
+            return Ok((writer, Vec::new()));
+        }
+        let written = match self.writing.take() {
+            Some(writing) => writing.await.map_err(io::Error::other).flatten(),
+            None => Err(io::Error::other("a piece before failed")),
+        };
+        written.map_err(|error| Failure::io("writing a body file", error).error())
+    }
 }
 
-impl Drop for Spill {
+/// The writer after a piece, and the piece's buffer, empty again.
+type Written = io::Result<(Writer, Vec<u8>)>;
+
+/// The file, and what is known of its octets. Works on threads that may block.
+struct Writer {
+    /// Made with the first octets.
+    file: Option<File>,
+    path: PathBuf,
+    finished: PathBuf,
+    context: Context,
+    size: u64,
+    /// Whether somebody else answers for the file now.
+    kept: bool,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    fn append(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.context.update(octets);
+        self.size = self
+            .size
+            .saturating_add(u64::try_from(octets.len()).unwrap_or(u64::MAX));
+        self.file()?.write_all(octets)
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(NOFOLLOW)
+                .open(&self.path)?,
+        };
+        Ok(self.file.insert(file))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file()?.sync_data()?;
+        fs::rename(&self.path, &self.finished)?;
+        self.path.clone_from(&self.finished);
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(unfinished) = &self.unfinished {
-            remove(unfinished);
+        if self.file.is_some() && !self.kept {
+            remove(&self.path);
         }
     }
 }

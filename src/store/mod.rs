@@ -179,12 +179,19 @@ impl Store {
     /// # Errors
     /// [`Error::Full`], [`Error::Refused`] or [`Error::Broken`]; nothing is left behind.
     pub async fn insert(&self, entry: Entry, message: Message) -> Result<(), Error> {
-        self.inner
-            .space
-            .require(message.size)
-            .map_err(|f| f.error())?;
-        self.write(Operation::Insert(Box::new((entry, message))))
-            .await
+        let body = message.body.clone();
+        let inserted = match self.inner.space.require(message.size) {
+            Ok(()) => {
+                self.write(Operation::Insert(Box::new((entry, message))))
+                    .await
+            }
+            Err(failure) => Err(failure.error()),
+        };
+        // Rolled back for sure. After another failure the row may be there at the next start.
+        if let Err(Error::Full(_) | Error::Refused { .. }) = inserted {
+            self.forget_file(&body);
+        }
+        inserted
     }
 
     /// Replaces an entry (or removes it when none of its recipients is open) and inserts the
@@ -276,10 +283,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::insert`].
-    pub async fn spill(&self, id: QueueId) -> Result<Spill, Error> {
+    pub fn spill(&self, id: QueueId) -> Result<Spill, Error> {
         self.inner.health.check()?;
         self.inner.space.require(0).map_err(|f| f.error())?;
-        Spill::create(&self.inner.bodies, id, Arc::clone(&self.inner.health)).await
+        let health = Arc::clone(&self.inner.health);
+        Ok(Spill::new(&self.inner.bodies, id, health))
     }
 
     async fn write(&self, operation: Operation) -> Result<(), Error> {

@@ -29,8 +29,8 @@ const HOPS_MAX: usize = 50;
 const DRAIN_LEN_MIN: u64 = 1024 * 1024;
 /// First allocation: most mail from machines fits without another.
 const BUFFER_LEN_FIRST: usize = 8 * 1024;
-/// Octets gathered before they go to the spill file.
-const SPILL_WRITE_LEN: usize = 64 * 1024;
+/// Octets gathered before they go to the spill file; as many are being written meanwhile.
+const SPILL_WRITE_LEN: usize = 128 * 1024;
 
 /// Takes in the data of one message.
 #[derive(Debug)]
@@ -134,14 +134,18 @@ impl Intake {
             let header = scan.clone().finish(&self.buffer);
             self.edit(&header);
         }
-        if self.buffer.len() > store::INLINE_BODY_MAX || self.spill.is_some() {
-            self.write_out(queue).await;
-        }
         if let Stage::Refused(reply) = self.stage {
             return Err(reply);
         }
-        let message = match self.spill {
-            Some(spill) => spill.finish().await.map_err(|error| refusal(&error))?,
+        let spill = match self.spill {
+            None if self.buffer.len() > store::INLINE_BODY_MAX => Some(queue.spill(self.id)),
+            spill => spill.map(Ok),
+        };
+        let message = match spill {
+            Some(spill) => {
+                let finish = async { spill?.finish(self.buffer).await };
+                finish.await.map_err(|error| refusal(&error))?
+            }
             None => in_memory(self.buffer),
         };
         Ok(Taken {
@@ -201,19 +205,18 @@ impl Intake {
         if self.refusal().is_some() {
             return;
         }
+        let octets = std::mem::take(&mut self.buffer);
         let written = match &mut self.spill {
-            Some(spill) => spill.write(&self.buffer).await,
-            None => match queue.spill(self.id).await {
-                Ok(spill) => self.spill.insert(spill).write(&self.buffer).await,
+            Some(spill) => spill.write(octets).await,
+            None => match queue.spill(self.id) {
+                Ok(spill) => self.spill.insert(spill).write(octets).await,
                 Err(error) => Err(error),
             },
         };
         match written {
             // What it grew to on the way here is given back.
-            Ok(()) if self.buffer.capacity() > 2 * SPILL_WRITE_LEN => {
-                self.buffer = Vec::with_capacity(2 * SPILL_WRITE_LEN);
-            }
-            Ok(()) => self.buffer.clear(),
+            Ok(spare) if spare.capacity() > 2 * SPILL_WRITE_LEN => (),
+            Ok(spare) => self.buffer = spare,
             Err(error) => self.refuse(refusal(&error)),
         }
     }

@@ -3,6 +3,7 @@
 //! A transport reports facts: one reply a recipient, or a [`Failure`] that says in which phase the
 //! session ended. What they mean is said by [`super::verdict`] alone.
 
+mod body;
 pub(crate) mod smtp;
 
 use std::{io, time::Duration};

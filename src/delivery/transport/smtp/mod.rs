@@ -22,7 +22,7 @@ use tokio::{
 
 pub(crate) use self::login::Journal;
 use self::stream::Stream;
-use super::{Answers, Cause, Failure, Job, Phase};
+use super::{Answers, Cause, Failure, Job, Phase, body::Reader};
 use crate::{
     mail::{Body, BodyType, EnhancedCode, Message, Reply},
     smtp::{
@@ -244,16 +244,14 @@ impl Connection {
                 encoder.encode(last, &mut self.out);
             }
             Body::File(file) => {
-                let open = tokio::fs::File::open(&file.path).await;
-                let mut file = open.map_err(|error| body_failure(Cause::Body(error)))?;
-                let mut piece = vec![0; PIECE];
+                let mut reader = Reader::new(file);
                 loop {
-                    let read = file.read(&mut piece).await;
+                    let read = reader.next().await;
                     let read = read.map_err(|error| body_failure(Cause::Body(error)))?;
-                    let Some(octets @ [_, ..]) = piece.get(..read) else {
+                    if read.is_empty() {
                         break;
-                    };
-                    encoder.encode(octets, &mut self.out);
+                    }
+                    encoder.encode(read, &mut self.out);
                     if let Some(reply) = self.piece().await? {
                         return Ok((Phase::Body, reply));
                     }
@@ -541,19 +539,17 @@ fn split_last_piece(octets: &[u8]) -> (&[u8], &[u8]) {
 }
 
 async fn is_ascii(message: &Message) -> Result<bool, Failure> {
-    let path = match &message.body {
+    let file = match &message.body {
         Body::Memory(octets) => return Ok(octets.is_ascii()),
-        Body::File(file) => &file.path,
+        Body::File(file) => file,
     };
     let scan = async {
-        let mut file = tokio::fs::File::open(path).await?;
-        let mut piece = vec![0; PIECE];
+        let mut reader = Reader::new(file);
         loop {
-            let read = file.read(&mut piece).await?;
-            match piece.get(..read) {
-                Some(octets @ [_, ..]) if octets.is_ascii() => {}
-                Some([]) | None => return Ok(true),
-                Some(_) => return Ok(false),
+            match reader.next().await? {
+                [] => return Ok(true),
+                octets if octets.is_ascii() => {}
+                _ => return Ok(false),
             }
         }
     };
