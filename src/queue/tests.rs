@@ -239,6 +239,81 @@ async fn a_damaged_body_is_quarantined_and_others_flow() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_is_quarantined_and_others_flow() {
+    for damage in [
+        "entry = substr(entry, 2)",
+        "entry = cast(x'fffe' AS TEXT)",
+        "entry = replace(entry, '\"account\":\"a', '\"account\":\"b')",
+        "digest = x'00'",
+        "next_attempt_at = -9223372036854775808",
+        "state = -7, entry = '{}'",
+    ] {
+        let rig = Rig::new();
+        let queue = rig.open();
+        let (bad, good) = (new_entry(&queue), new_entry(&queue));
+        let (bad_id, good_id) = (bad.id, good.id);
+        queue.accept(bad).await.unwrap();
+        queue.accept(good).await.unwrap();
+        drop(queue);
+        let database = rusqlite::Connection::open(rig.dir.path().join("gatepost.sqlite3"));
+        let changed = database.unwrap().execute(
+            &format!("UPDATE messages SET {damage} WHERE id = ?1"),
+            [bad_id.as_i64()],
+        );
+        assert_eq!(changed.unwrap(), 1, "{damage}");
+
+        let queue = reopen(&rig).await;
+        let lease = queue.lease(&account()).await;
+        assert_eq!(lease.entry.id, good_id, "{damage}");
+        queue
+            .settle(lease, delivered(Timestamp::MIN))
+            .await
+            .unwrap();
+        let left = queue.list(Filter::default()).await.unwrap();
+        let [entry] = left.as_slice() else {
+            panic!("{damage}: {left:?}");
+        };
+        assert_eq!((entry.id, entry.state), (bad_id, EntryState::Quarantined));
+        assert!(entry.reason.as_ref().unwrap().contains("damaged"));
+        let (_, message) = queue.read(bad_id).await.unwrap().unwrap();
+        assert_eq!(octets(&message), b"Subject: x\r\n\r\nhello\r\n", "{damage}");
+        let all = Filter::default();
+        assert_eq!(queue.operate(all, Operation::Delete).await.unwrap(), 1);
+    }
+}
+
+/// A bit flips in a row where an index has a copy: SQLite then refuses to change that row.
+#[tokio::test]
+async fn an_index_that_contradicts_a_row_stops_nothing() {
+    let rig = Rig::new();
+    let queue = rig.open();
+    queue.accept(new_entry(&queue)).await.unwrap();
+    queue.accept(new_entry(&queue)).await.unwrap();
+    queue.close().await.unwrap();
+    drop(queue);
+    let path = rig.dir.path().join("gatepost.sqlite3");
+    let mut octets = std::fs::read(&path).unwrap();
+    // account, state (a zero takes no octet), next_attempt_at (six octets), sender
+    let row = octets.windows(25).position(|octets| {
+        let (account, rest) = octets.split_at(6);
+        account == b"alerts" && rest.ends_with(b"a@example.com")
+    });
+    octets[row.unwrap()] ^= 0x02;
+    std::fs::write(&path, octets).unwrap();
+
+    let queue = reopen(&rig).await;
+    let all = Filter::default();
+    assert_eq!(queue.list(all.clone()).await.unwrap().len(), 2);
+    let lease = queue.lease(&account()).await;
+    queue
+        .settle(lease, delivered(Timestamp::MIN))
+        .await
+        .unwrap();
+    assert_eq!(queue.operate(all, Operation::Delete).await.unwrap(), 1);
+    queue.ready().unwrap();
+}
+
+#[tokio::test]
 async fn a_spilled_body_is_verified_and_removed_with_its_outcome() {
     let rig = Rig::new();
     let queue = rig.open();

@@ -20,6 +20,8 @@ pub(super) enum Fault {
     Doubtful,
     /// This operation alone cannot be done, or not now; the store is sound.
     Refused,
+    /// An index contradicts its table: works again when it is made anew.
+    Index,
     /// The disk failed or the database is damaged.
     Broken,
 }
@@ -54,7 +56,7 @@ impl Failure {
         let operation = self.operation;
         match self.fault {
             Fault::Full => Error::Full(source),
-            Fault::Refused => Error::Refused { operation, source },
+            Fault::Refused | Fault::Index => Error::Refused { operation, source },
             Fault::Doubtful | Fault::Broken => Error::Broken { operation, source },
         }
     }
@@ -73,6 +75,7 @@ fn of_sqlite(error: &rusqlite::Error) -> Fault {
             Fault::Doubtful
         }
         ffi::SQLITE_IOERR_NOMEM => Fault::Refused,
+        ffi::SQLITE_CORRUPT_INDEX => Fault::Index,
         code => match code & 0xff {
             ffi::SQLITE_FULL => Fault::Full,
             // Another process (an operator's sqlite3) holds the write lock beyond our patience;
@@ -126,7 +129,12 @@ impl Health {
 
     /// `Err` once the store has failed.
     pub(super) fn check(&self) -> Result<(), Error> {
-        self.0.get().map_or(Ok(()), |failure| Err(failure.error()))
+        self.failure().map_err(|failure| failure.error())
+    }
+
+    /// As [`Health::check`], for the writer.
+    pub(super) fn failure(&self) -> Result<(), Failure> {
+        self.0.get().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 
     /// Resolves when the store has failed. Cancel safe.
@@ -152,6 +160,7 @@ mod tests {
             (ffi::SQLITE_IOERR, Fault::Broken),
             (ffi::SQLITE_READONLY, Fault::Broken),
             (ffi::SQLITE_CORRUPT, Fault::Broken),
+            (ffi::SQLITE_CORRUPT_INDEX, Fault::Index),
             (ffi::SQLITE_NOTADB, Fault::Broken),
             (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, Fault::Refused),
             (ffi::SQLITE_BUSY, Fault::Refused),

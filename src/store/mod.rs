@@ -9,6 +9,7 @@ mod entry;
 mod failure;
 mod lock;
 mod read;
+mod row;
 mod schema;
 mod space;
 mod writer;
@@ -27,10 +28,12 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::{
     body::Spill,
     entry::{Entry, EntryState, Filter, RecipientEntry, RecipientState, SealedToken},
-    read::{Located, StoredBody},
+    read::StoredBody,
+    row::Located,
 };
 use self::{
     failure::{Failure, Health},
+    row::Encoded,
     space::Space,
     writer::{Job, Operation},
 };
@@ -127,9 +130,8 @@ impl Store {
         make_dir(dir)?;
         let lock = lock::take(dir)?;
         let database = dir.join(DATABASE);
-        schema::refuse_newer(&database)?;
-        make_dir(&bodies)?;
         let writer_connection = schema::open(&database)?;
+        make_dir(&bodies)?;
         body::recover(&bodies, &writer_connection)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(&database, flags)
@@ -179,10 +181,16 @@ impl Store {
     /// # Errors
     /// [`Error::Full`], [`Error::Refused`] or [`Error::Broken`]; nothing is left behind.
     pub async fn insert(&self, entry: Entry, message: Message) -> Result<(), Error> {
+        let row = Encoded::new(entry)?;
         let body = message.body.clone();
-        let inserted = match self.inner.space.require(message.size) {
+        let wanted = match &body {
+            Body::Memory(_) => message.size,
+            // It is on the disk already.
+            Body::File(_) => 0,
+        };
+        let inserted = match self.inner.space.require(wanted) {
             Ok(()) => {
-                self.write(Operation::Insert(Box::new((entry, message))))
+                self.write(Operation::Insert(Box::new((row, message))))
                     .await
             }
             Err(failure) => Err(failure.error()),
@@ -205,13 +213,19 @@ impl Store {
         body: &Body,
         reports: Vec<(Entry, Message)>,
     ) -> Result<(), Error> {
+        let id = entry.id;
         let done = !entry.recipients.iter().any(|r| r.state.is_open());
-        self.write(Operation::Settle {
-            entry: Box::new(entry),
-            done,
-            reports,
-        })
-        .await?;
+        let left = if done {
+            None
+        } else {
+            Some(Box::new(Encoded::new(entry)?))
+        };
+        let encode = |(entry, message)| Ok((Encoded::new(entry)?, message));
+        let reports = reports
+            .into_iter()
+            .map(encode)
+            .collect::<Result<_, Error>>()?;
+        self.write(Operation::Settle { id, left, reports }).await?;
         if done {
             self.forget_file(body);
         }
@@ -293,8 +307,13 @@ impl Store {
     async fn write(&self, operation: Operation) -> Result<(), Error> {
         self.inner.health.check()?;
         let (done, answer) = oneshot::channel();
-        let gone =
-            || Failure::io("writing", std::io::Error::other("the writer thread ended")).error();
+        let gone = || {
+            let error = std::io::Error::other("the writer thread ended");
+            let failure = Failure::io("writing", error);
+            // It panicked: a daemon that refuses for ever is worse than one that restarts.
+            self.inner.health.poison(&failure);
+            failure.error()
+        };
         self.inner
             .writer
             .send(Job { operation, done })

@@ -7,22 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::{
     Entry, EntryState, Error, Filter, SealedToken, Store, body,
     failure::{Failure, Fault},
+    row::{COLUMNS, Located},
 };
-use crate::mail::{AccountName, Body, BodyFile, Digest, Message, QueueId};
-
-/// An entry and where its octets are.
-#[derive(Debug, Clone)]
-pub struct Located {
-    /// The entry.
-    pub entry: Entry,
-    digest: Digest,
-    in_file: bool,
-}
+use crate::mail::{AccountName, Body, BodyFile, Message, QueueId};
 
 /// What reading a body came to.
 #[derive(Debug)]
@@ -34,7 +26,6 @@ pub enum StoredBody {
 }
 
 const MISMATCH: &str = "the body no longer matches its digest";
-const COLUMNS: &str = "SELECT entry, state, next_attempt_at, reason, digest, in_file FROM messages";
 
 impl Store {
     /// Entries of `account` that are due at `now`, oldest due time first, at most `limit`.
@@ -51,12 +42,13 @@ impl Store {
         self.read("reading due messages", move |connection| {
             connection
                 .prepare_cached(&format!(
-                    "{COLUMNS} WHERE state = 0 AND account = ?1 AND next_attempt_at <= ?2
+                    "SELECT {COLUMNS} FROM messages
+                     WHERE state = 0 AND account = ?1 AND next_attempt_at <= ?2
                      ORDER BY next_attempt_at LIMIT ?3"
                 ))?
                 .query_map(
                     params![account.as_str(), now.as_millisecond(), limit],
-                    located,
+                    Located::read,
                 )?
                 .collect()
         })
@@ -99,7 +91,7 @@ impl Store {
                 .limit
                 .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
             let mut statement = connection.prepare_cached(&format!(
-                "{COLUMNS} WHERE id > ?1 AND (?2 IS NULL OR account = ?2)
+                "SELECT {COLUMNS} FROM messages WHERE id > ?1 AND (?2 IS NULL OR account = ?2)
                  AND (?3 IS NULL OR state = ?3) ORDER BY id"
             ))?;
             let mut rows = statement.query(params![after, account, state])?;
@@ -108,7 +100,7 @@ impl Store {
                 if found.len() >= limit {
                     break;
                 }
-                let entry = located(row)?.entry;
+                let entry = Located::read(row)?.entry;
                 if filter.matches(&entry) {
                     found.push(entry);
                 }
@@ -125,8 +117,8 @@ impl Store {
     pub async fn find(&self, id: QueueId) -> Result<Option<Located>, Error> {
         self.read("reading a message", move |connection| {
             connection
-                .prepare_cached(&format!("{COLUMNS} WHERE id = ?1"))?
-                .query_row([id.as_i64()], located)
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"))?
+                .query_row([id.as_i64()], Located::read)
                 .optional()
         })
         .await
@@ -137,6 +129,18 @@ impl Store {
     /// # Errors
     /// As [`Store::due`]; damage is no error but a [`StoredBody::Damaged`].
     pub async fn body(&self, located: &Located) -> Result<StoredBody, Error> {
+        let body = self.verified(located).await?;
+        let Some(reason) = located.damage.clone() else {
+            return Ok(body);
+        };
+        // Nobody knows whom sound octets are for, but a person may want to see them.
+        Ok(match body {
+            StoredBody::Intact(message) => StoredBody::Damaged(reason, Some(message)),
+            StoredBody::Damaged(_, message) => StoredBody::Damaged(reason, message),
+        })
+    }
+
+    async fn verified(&self, located: &Located) -> Result<StoredBody, Error> {
         let (id, digest, size) = (located.entry.id, located.digest, located.entry.size);
         if located.in_file {
             let path: PathBuf = body::path(&self.inner.bodies, id);
@@ -154,16 +158,24 @@ impl Store {
             })
             .await;
         }
-        let octets: Option<Vec<u8>> = self
+        let octets: Result<Vec<u8>, String> = self
             .read("reading a body", move |connection| {
-                connection
+                let octets = connection
                     .prepare_cached("SELECT octets FROM bodies WHERE id = ?1")?
-                    .query_row([id.as_i64()], |row| row.get(0))
-                    .optional()
+                    .query_row([id.as_i64()], |row| row.get(0));
+                match octets.optional() {
+                    Ok(Some(octets)) => Ok(Ok(octets)),
+                    Ok(None) => Ok(Err("the body is missing".into())),
+                    Err(error) if is_damage(&error) => {
+                        Ok(Err(format!("the body cannot be read: {error}")))
+                    }
+                    Err(error) => Err(error),
+                }
             })
             .await?;
-        let Some(octets) = octets else {
-            return Ok(StoredBody::Damaged("the body is missing".into(), None));
+        let octets = match octets {
+            Ok(octets) => octets,
+            Err(reason) => return Ok(StoredBody::Damaged(reason, None)),
         };
         let intact = body::digest(&octets) == digest;
         let message = Message {
@@ -187,9 +199,10 @@ impl Store {
             connection
                 .prepare_cached("SELECT account, state, COUNT(*) FROM messages GROUP BY 1, 2")?
                 .query_map([], |row| {
-                    let account: String = row.get(0)?;
+                    // As [`Located::read`] does with a damaged row.
+                    let account: String = row.get(0).unwrap_or_default();
+                    let state = EntryState::from_i64(row.get(1).unwrap_or(-1));
                     let count: i64 = row.get(2)?;
-                    let state = EntryState::from_i64(row.get(1)?);
                     Ok((
                         AccountName::new(&account),
                         state,
@@ -210,12 +223,13 @@ impl Store {
             connection
                 .prepare_cached("SELECT account, version, record, previous FROM tokens")?
                 .query_map([], |row| {
-                    let account: String = row.get(0)?;
+                    // A damaged one fails at its seal, and the others do not with it.
+                    let account: String = row.get(0).unwrap_or_default();
                     Ok(SealedToken {
                         account: AccountName::new(&account),
-                        version: row.get(1)?,
-                        record: row.get(2)?,
-                        previous: row.get(3)?,
+                        version: row.get(1).unwrap_or_default(),
+                        record: row.get(2).unwrap_or_default(),
+                        previous: row.get(3).unwrap_or_default(),
                     })
                 })?
                 .collect()
@@ -237,6 +251,13 @@ impl Store {
     }
 }
 
+/// Whether it is no use to read again: the row is of another type, or leads into the void.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    error
+        .sqlite_error_code()
+        .is_none_or(|code| code == ErrorCode::DatabaseCorrupt)
+}
+
 async fn blocking<T, F>(operation: &'static str, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
@@ -251,23 +272,4 @@ where
         }),
         Err(e) => Err(Failure::io(operation, std::io::Error::other(e)).error()),
     }
-}
-
-fn located(row: &Row<'_>) -> rusqlite::Result<Located> {
-    let text: String = row.get(0)?;
-    let mut entry: Entry = serde_json::from_str(&text).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e))
-    })?;
-    // An operator's change is written to the columns alone.
-    entry.state = EntryState::from_i64(row.get(1)?);
-    entry.next_attempt_at =
-        Timestamp::from_millisecond(row.get(2)?).unwrap_or(entry.next_attempt_at);
-    entry.reason = row.get(3)?;
-    let digest: Vec<u8> = row.get(4)?;
-    let digest = Digest(digest.try_into().unwrap_or([0; 32]));
-    Ok(Located {
-        entry,
-        digest,
-        in_file: row.get(5)?,
-    })
 }

@@ -1,10 +1,18 @@
 //! The database's shape and its history: one list of steps, applied once each.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, config::DbConfig};
 
-use super::{Error, failure::Failure, writer::WAL_PAGES_MAX};
+use super::{Error, failure::Failure, writer::WAL_BYTES_MAX};
+
+/// Where the file's header keeps `user_version`, big-endian.
+const VERSION_OFFSET: u64 = 60;
 
 /// Each step leads from its index to the next schema version (`user_version`). Never edit one that
 /// was released; add the next.
@@ -34,54 +42,74 @@ fn known() -> i64 {
     i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
 }
 
-/// Looks at an existing database without writing a byte of it or beside it.
-pub(super) fn refuse_newer(path: &Path) -> Result<(), Error> {
-    if !path.exists() {
+/// Opens the database for the writer, brought to the newest schema.
+///
+/// # Errors
+/// [`Error::Newer`] before a byte of database or journal is changed; else what the disk says.
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+    let header =
+        version_in_header(path).map_err(|e| Failure::io("looking at the database", e).error())?;
+    refuse_newer(path, header)?;
+    let failed = |e| Failure::sqlite("opening the database", e).error();
+    let mut connection = Connection::open(path).map_err(failed)?;
+    // A close that copied the journal back would change a newer database, and after a failed sync
+    // it would "succeed" and remove the journal that alone has the mail. The writer copies itself.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(failed)?;
+    // A newer version may stand in the journal alone: its last process was killed.
+    let version = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(failed)?;
+    refuse_newer(path, version)?;
+    prepare(&mut connection, version).map_err(failed)?;
+    Ok(connection)
+}
+
+/// What the file says without its journal, read without SQLite, which would make files beside it.
+fn version_in_header(path: &Path) -> io::Result<i64> {
+    let mut version = [0; 4];
+    match File::open(path).and_then(|file| file.read_exact_at(&mut version, VERSION_OFFSET)) {
+        Ok(()) => Ok(i32::from_be_bytes(version).into()),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn refuse_newer(path: &Path, found: i64) -> Result<(), Error> {
+    if found <= known() {
         return Ok(());
     }
-    let found = (|| {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
-    })();
-    let found = match found {
-        // A crash left a journal that only a writer may play back: the writer looks then.
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => return Ok(()),
-        found => found.map_err(|e| Failure::sqlite("looking at the database", e).error())?,
-    };
-    if found > known() {
-        return Err(Error::Newer {
-            path: path.to_owned(),
-            found,
-            known: known(),
-        });
-    }
-    Ok(())
+    Err(Error::Newer {
+        path: path.to_owned(),
+        found,
+        known: known(),
+    })
 }
 
-/// Opens the database for the writer, brought to the newest schema.
-pub(super) fn open(path: &Path) -> Result<Connection, Error> {
-    open_tuned(path).map_err(|e| Failure::sqlite("opening the database", e).error())
-}
-
-fn open_tuned(path: &Path) -> rusqlite::Result<Connection> {
-    let mut connection = Connection::open(path)?;
+fn prepare(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(32);
     connection.pragma_update(None, "page_size", 16_384)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // 2 MiB: the right edges of the trees, where mail comes and goes.
     connection.pragma_update(None, "cache_size", -2_048)?;
-    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_MAX)?;
+    // SQLite's own checkpoint swallows a failed sync; see the writer.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // A journal that a long listing let grow shrinks when it starts over.
+    connection.pragma_update(
+        None,
+        "journal_size_limit",
+        (2 * WAL_BYTES_MAX).cast_signed(),
+    )?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     let transaction = connection.transaction()?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let done = usize::try_from(version).unwrap_or(0);
     for step in STEPS.iter().skip(done) {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "user_version", known())?;
-    transaction.commit()?;
-    Ok(connection)
+    transaction.commit()
 }
 
 /// Bounds what the reading side keeps in memory.
@@ -90,4 +118,42 @@ pub(super) fn tune_reader(connection: &Connection) -> Result<(), Error> {
         .pragma_update(None, "cache_size", -512)
         .and_then(|()| connection.busy_timeout(std::time::Duration::from_secs(5)))
         .map_err(|e| Failure::sqlite("opening the database for reading", e).error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program of the future opened the database, and ended in order or was killed.
+    fn newer(path: &Path, killed: bool) {
+        drop(open(path).unwrap());
+        let connection = Connection::open(path).unwrap();
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, killed)
+            .unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_untouched_also_when_only_the_journal_knows_it() {
+        for killed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("gatepost.sqlite3");
+            newer(&path, killed);
+            assert_eq!(version_in_header(&path).unwrap() == 99, !killed);
+            let wal = dir.path().join("gatepost.sqlite3-wal");
+            let files = || (std::fs::read(&path).unwrap(), std::fs::read(&wal).ok());
+            let before = files();
+            assert!(matches!(open(&path), Err(Error::Newer { found: 99, .. })));
+            assert!(before == files(), "killed: {killed}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_a_first_start_that_crashed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gatepost.sqlite3");
+        std::fs::write(&path, []).unwrap();
+        open(&path).unwrap();
+    }
 }

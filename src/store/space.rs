@@ -15,12 +15,12 @@ use rustix::fs::statvfs;
 
 use super::{
     failure::{Failure, Fault, of_io},
-    writer::WAL_BYTES_MAX,
+    writer::{GROUP_BYTES_MAX, WAL_BYTES_MAX},
 };
 
-/// Kept free of new mail: the journal may grow to its limit once more, and be copied into the
-/// table.
-const RESERVE_BYTES: u64 = 2 * WAL_BYTES_MAX;
+/// Kept free of new mail: the journal may grow to its limit and by one commit beyond, and be copied
+/// into the table.
+const RESERVE_BYTES: u64 = 2 * (WAL_BYTES_MAX + GROUP_BYTES_MAX);
 /// Files the database may still have to make (journal, its index, a body, a probe).
 const RESERVE_FILES: u64 = 8;
 const PROBE_FILE: &str = "probe";

@@ -1,6 +1,7 @@
 //! Disks that are full, broken, shared or changed behind our back.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -9,6 +10,7 @@ use crate::support::{
     disk::Disk,
     eventually,
     mail::{assert_same, filler, message},
+    oracle::{self, numbered},
     relay::{Relay, Site, Strace},
     sink::Sink,
     smtp::Client,
@@ -167,6 +169,41 @@ fn failing_sync_small() {
 #[test]
 fn failing_sync_spilled() {
     failing_sync(400 * 1024);
+}
+
+/// The journal holds what was taken until it is synced into the database file. When that sync fails,
+/// the journal must not start over, whatever a second sync says: the process ends, and all that was
+/// taken is there for the next one.
+#[test]
+fn failing_sync_of_the_database() {
+    const LEN: usize = 200 * 1024;
+    let sink = Sink::start();
+    sink.answer_mail(Some("451 4.3.2 not now"));
+    let site = Site::plain(&sink);
+    let mut relay = site.start();
+    let database = database(&site.state());
+    let error = "inject=fsync,fdatasync:error=EIO:when=1";
+    let only = ["-P", database.to_str().unwrap()];
+    let sync = ["-e", "trace=fsync,fdatasync", "-e", error];
+    let strace = Strace::attach(&relay, &site, &[only.as_slice(), &sync].concat());
+    let mut acknowledged = BTreeSet::new();
+    // Many times what the journal takes.
+    for id in 0..100 {
+        match send(&site, &numbered(id, LEN)) {
+            Ok(250) => acknowledged.insert(id),
+            Ok(451 | 421) | Err(_) => break,
+            Ok(code) => panic!("a failed sync was answered with {code}"),
+        };
+    }
+    assert!((5..100).contains(&acknowledged.len()), "{acknowledged:?}");
+    assert!(!relay.process.wait().success());
+    drop(strace);
+
+    sink.answer_mail(None);
+    let _relay = site.start();
+    site.cli(&["queue", "retry", "--all"]);
+    site.wait_empty();
+    oracle::check(&acknowledged, &sink.ledger());
 }
 
 /// A second process on the same state says who holds it and changes nothing; the first goes on.
