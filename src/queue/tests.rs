@@ -245,6 +245,7 @@ async fn a_damaged_row_is_quarantined_and_others_flow() {
         "entry = cast(x'fffe' AS TEXT)",
         "entry = replace(entry, '\"account\":\"a', '\"account\":\"b')",
         "digest = x'00'",
+        "entry = replace(entry, 'example.com', 'exbmple.com')",
         "next_attempt_at = -9223372036854775808",
         "state = -7, entry = '{}'",
     ] {
@@ -293,10 +294,10 @@ async fn an_index_that_contradicts_a_row_stops_nothing() {
     drop(queue);
     let path = rig.dir.path().join("gatepost.sqlite3");
     let mut octets = std::fs::read(&path).unwrap();
-    // account, state (a zero takes no octet), next_attempt_at (six octets), sender
-    let row = octets.windows(25).position(|octets| {
+    // account, state (a zero takes no octet), next_attempt_at (six octets), digest, entry
+    let row = octets.windows(46).position(|octets| {
         let (account, rest) = octets.split_at(6);
-        account == b"alerts" && rest.ends_with(b"a@example.com")
+        account == b"alerts" && rest.ends_with(b"{\"")
     });
     octets[row.unwrap()] ^= 0x02;
     std::fs::write(&path, octets).unwrap();

@@ -9,19 +9,20 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rusqlite::Row;
 
-use super::{Entry, EntryState, Error};
+use super::{Entry, EntryState, Error, body};
 use crate::mail::{AccountName, BodyType, Digest, QueueId, ReversePath};
 
 /// The columns that [`Located::read`] wants, in its order.
 pub(super) const COLUMNS: &str =
-    "id, account, state, next_attempt_at, reason, digest, in_file, entry";
+    "id, account, state, next_attempt_at, reason, digest, in_file, entry, entry_digest";
 
 /// An entry on its way into the store.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) entry: Entry,
-    pub(super) sender: String,
     pub(super) json: String,
+    /// Of the JSON: a flipped bit in an address must not send mail to somebody else.
+    pub(super) digest: Digest,
 }
 
 impl Encoded {
@@ -31,7 +32,7 @@ impl Encoded {
             source: Arc::new(e),
         })?;
         Ok(Self {
-            sender: entry.reverse_path.to_string(),
+            digest: body::digest(json.as_bytes()),
             entry,
             json,
         })
@@ -61,6 +62,8 @@ enum Damage {
     Json(#[from] serde_json::Error),
     #[error(transparent)]
     Time(#[from] jiff::Error),
+    #[error("it no longer matches its digest")]
+    Mismatch,
     #[error("it says two things of its id or account")]
     Contradiction,
 }
@@ -77,6 +80,9 @@ impl Located {
 
     fn decode(id: QueueId, row: &Row<'_>) -> Result<Self, Damage> {
         let json: String = row.get(7)?;
+        if body::digest(json.as_bytes()) != Digest(row.get(8)?) {
+            return Err(Damage::Mismatch);
+        }
         let mut entry: Entry = serde_json::from_str(&json)?;
         let account: String = row.get(1)?;
         if entry.id != id || entry.account.as_str() != account {

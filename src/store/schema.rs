@@ -22,11 +22,11 @@ const STEPS: &[&str] = &["
         account TEXT NOT NULL,
         state INTEGER NOT NULL,
         next_attempt_at INTEGER NOT NULL,
-        sender TEXT NOT NULL,
         reason TEXT,
         digest BLOB NOT NULL,
         in_file INTEGER NOT NULL,
-        entry TEXT NOT NULL
+        entry TEXT NOT NULL,
+        entry_digest BLOB NOT NULL
     ) STRICT;
     CREATE INDEX messages_due ON messages (account, next_attempt_at) WHERE state = 0;
     CREATE TABLE bodies (id INTEGER PRIMARY KEY, octets BLOB NOT NULL) STRICT;

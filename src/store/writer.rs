@@ -305,7 +305,7 @@ fn insert(connection: &Connection, row: &Encoded, message: &Message) -> rusqlite
     connection
         .prepare_cached(
             "INSERT INTO messages
-             (id, account, state, next_attempt_at, sender, reason, digest, in_file, entry)
+             (id, account, state, next_attempt_at, reason, digest, in_file, entry, entry_digest)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
@@ -313,11 +313,11 @@ fn insert(connection: &Connection, row: &Encoded, message: &Message) -> rusqlite
             row.entry.account.as_str(),
             row.entry.state.as_i64(),
             row.entry.next_attempt_at.as_millisecond(),
-            row.sender,
             row.entry.reason,
             message.digest.0.as_slice(),
             matches!(message.body, Body::File(_)),
             row.json,
+            row.digest.0.as_slice(),
         ])?;
     if let Body::Memory(octets) = &message.body {
         connection
@@ -330,8 +330,8 @@ fn insert(connection: &Connection, row: &Encoded, message: &Message) -> rusqlite
 fn update(connection: &Connection, row: &Encoded) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "UPDATE messages SET state = ?2, next_attempt_at = ?3, reason = ?4, entry = ?5
-             WHERE id = ?1",
+            "UPDATE messages SET state = ?2, next_attempt_at = ?3, reason = ?4, entry = ?5,
+             entry_digest = ?6 WHERE id = ?1",
         )?
         .execute(params![
             row.entry.id.as_i64(),
@@ -339,6 +339,7 @@ fn update(connection: &Connection, row: &Encoded) -> rusqlite::Result<()> {
             row.entry.next_attempt_at.as_millisecond(),
             row.entry.reason,
             row.json,
+            row.digest.0.as_slice(),
         ])
         .map(drop)
 }
