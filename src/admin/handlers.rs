@@ -313,7 +313,6 @@ impl Shared {
         for account in woken {
             self.parts.delivery.wake(&account);
         }
-        tracing::info!(event = "queue_operation", ?operation, count);
         Ok(count)
     }
 }

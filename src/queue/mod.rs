@@ -487,7 +487,7 @@ impl Queue {
             }
             Operation::Delete => self.inner.store.delete(ids).await?,
         }
-        tracing::info!(event = "operated", operation = ?op, count);
+        tracing::info!(event = "queue_operation", operation = ?op, count);
         Ok(count)
     }
 
