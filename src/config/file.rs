@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
-    leaf::{BounceTo, Embedded, Hidden, Mechanism, NeverRewrite, OverSmtp, QueueFirst, TcpAddress},
+    leaf::{BounceTo, Embedded, Hidden, Mechanism, OverSmtp, QueueFirst, TcpAddress},
     secret_source::SecretSource,
     units::ByteSize,
 };
@@ -165,9 +165,10 @@ section! {
 section! {
     /// `[account.NAME.sender]`
     Sender {
-        rewrite: Field<NeverRewrite>,
+        rewrite: Field<delivery::Rewrite>,
         display_name: Field<String>,
         reply_to_original: Field<bool>,
+        keep: Field<Vec<String>>,
     }
 }
 
@@ -191,6 +192,7 @@ section! {
         lifetime: Field<Duration>,
         delay_warning: Field<Duration>,
         bounce_to: Field<BounceTo>,
+        uncertain: Field<delivery::OnUncertain>,
     }
 }
 

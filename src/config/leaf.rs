@@ -255,10 +255,6 @@ pub(super) struct QueueFirst;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OverSmtp;
 
-/// Whether senders are rewritten.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NeverRewrite;
-
 /// How we authenticate upstream, without its credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mechanism {
@@ -303,7 +299,11 @@ fn unknown_word(given: &str, words: &[&str]) -> Wrong {
 words!(Embedded, "\"sqlite\"", true, "sqlite" => Self);
 words!(QueueFirst, "\"queue\"", false, "queue" => Self);
 words!(OverSmtp, "\"smtp\"", false, "smtp" => Self);
-words!(NeverRewrite, "\"never\"", false, "never" => Self);
+words!(
+    crate::delivery::Rewrite, "\"never\", \"envelope\", \"header\" or \"both\"", false,
+    "never" => Self::Never, "envelope" => Self::Envelope, "header" => Self::Header,
+    "both" => Self::Both,
+);
 words!(
     submission::Tls, "\"none\", \"starttls\" or \"implicit\"", false,
     "none" => Self::None, "starttls" => Self::Starttls, "implicit" => Self::Implicit,
@@ -341,6 +341,10 @@ words!(
 words!(
     crate::delivery::Tls, "\"starttls\", \"implicit\" or \"none\"", false,
     "starttls" => Self::Starttls, "implicit" => Self::Implicit, "none" => Self::None,
+);
+words!(
+    crate::delivery::OnUncertain, "\"retry\" or \"hold\"", false,
+    "retry" => Self::Retry, "hold" => Self::Hold,
 );
 words!(
     Mechanism, "\"xoauth2\", \"oauthbearer\", \"password\" or \"none\"", false,

@@ -202,6 +202,34 @@ fn no_problem_shows_a_secret() {
     }
 }
 
+/// A rule that could never apply, and a fallback that is not there.
+#[test]
+fn a_sender_rule_and_a_fallback_are_checked() {
+    let account =
+        "[account.a]\nmailbox = \"a@b.example\"\nsmtp.auth = \"none\"\nsmtp.host = \"h\"\n";
+    for (text, told) in [
+        (
+            "fallback = \"a\"",
+            "account.a.fallback = \"a\": there is no other account of this name",
+        ),
+        (
+            "fallback = \"b\"",
+            "account.a.fallback = \"b\": there is no other account of this name",
+        ),
+        (
+            "sender.display_name = \"X\"",
+            "account.a.sender.display_name = \"X\": means nothing",
+        ),
+        (
+            "sender.keep = [\"*\"]\nsender.rewrite = \"boht\"",
+            "did you mean \"both\"?",
+        ),
+    ] {
+        let problems = problems(&format!("{account}{text}"));
+        assert!(problems.contains(told), "{problems}");
+    }
+}
+
 /// What is not built is refused in so many words, never taken and ignored.
 #[test]
 fn values_of_later_versions_are_refused() {
@@ -214,8 +242,6 @@ fn values_of_later_versions_are_refused() {
         "[account.a]\ntransport = \"graph\"",
         "[account.a]\ntransport = \"auto\"",
         "[account.a]\ngrant = \"service_account\"",
-        "[account.a]\nfallback = \"b\"",
-        "[account.a.sender]\nrewrite = \"both\"",
         "[provider.p]\nclient_certificate_file = \"x\"",
         "[console]\npassword_hash = \"x\"",
         "[notify]\nto = \"a@b.example\"",

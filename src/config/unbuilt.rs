@@ -32,13 +32,12 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
 
 const SMTP: &str = "use \"smtp\"";
 const QUEUE: &str = "use \"queue\"";
-const NEVER: &str = "use \"never\"";
 const SECRET: &str = "use client_secret";
 const APP_SECRET: &str = "use \"client_credentials\" with a client_secret";
 const TLS_PROXY: &str = "leave it out, and put a TLS proxy in front";
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 24] = [
+const TABLE: [Unbuilt; 20] = [
     row(
         "store.url",
         Which::Begins("postgres"),
@@ -72,14 +71,6 @@ const TABLE: [Unbuilt; 24] = [
     row("account.*.transport", Which::Is("graph"), SMTP),
     row("account.*.transport", Which::Is("gmail"), SMTP),
     row("account.*.transport", Which::Is("auto"), SMTP),
-    row(
-        "account.*.fallback",
-        Which::Any,
-        "leave it out: mail waits while its account cannot send",
-    ),
-    row("account.*.sender.rewrite", Which::Is("envelope"), NEVER),
-    row("account.*.sender.rewrite", Which::Is("header"), NEVER),
-    row("account.*.sender.rewrite", Which::Is("both"), NEVER),
     row("console.certificate_file", Which::Any, TLS_PROXY),
     row("console.key_file", Which::Any, TLS_PROXY),
     row(

@@ -9,20 +9,29 @@ use std::sync::Arc;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    OnUncertain,
     bounce::{Owed, Reporter},
     lane::{Lane, Ticket, millis},
     plan::{self, Next, Plan},
     pool::Live,
+    sender,
     sign_in::{Trouble, chain},
-    transport::{Answers, Cause, Failure, Job, Phase, smtp::CLOSING},
+    transport::{Answers, Cause, Failure, Head, Job, Phase, smtp::CLOSING},
     verdict::Action,
 };
 use crate::{
-    mail::{Address, Reply, ReversePath},
+    mail::{Reply, ReversePath},
     oauth::Diagnosis,
     queue::{self, Lease, Settlement},
     store::{Entry, RecipientState},
 };
+
+/// As whom a message leaves.
+struct Guise {
+    /// The account's mailbox, where it is a mail address.
+    mailbox: Option<ReversePath>,
+    head: Option<Head>,
+}
 
 /// What the connection did with a message.
 struct Carried {
@@ -40,7 +49,19 @@ impl Lane {
             return self.settle(lease, settlement, None).await;
         }
         let tried = plan::next_recipients(self.account.kind, &lease.entry);
-        let carried = self.carry(&lease, &tried).await;
+        let mailbox = sender::mailbox(&self.account.mailbox);
+        let head = self.account.sender.head(&lease.message, mailbox.as_ref());
+        let guise = Guise {
+            head: match head.await {
+                Ok(head) => head,
+                Err(error) => {
+                    tracing::error!(event = "store_refused", queue_id = %lease.entry.id, %error);
+                    return;
+                }
+            },
+            mailbox,
+        };
+        let carried = self.carry(&lease, &tried, &guise).await;
         let Carried { live, result } = match carried {
             Ok(carried) => carried,
             Err(trouble) => {
@@ -58,7 +79,11 @@ impl Lane {
             }) => return,
             Err(failure) => {
                 self.session_ended(&lease.entry, &failure);
-                Plan::from_failure(kind, &tried, &failure)
+                let mut plan = Plan::from_failure(kind, &tried, &failure);
+                if failure.uncertain && self.common.on_uncertain == OnUncertain::Hold {
+                    plan.hold_failed("it may have been delivered, and queue.uncertain is \"hold\"");
+                }
+                plan
             }
         };
         let reports_itself = live.connection.capabilities().dsn();
@@ -69,34 +94,41 @@ impl Lane {
     }
 
     /// Says the message on a connection; on a fresh one when an idle one turns out to be dead.
-    async fn carry(&self, lease: &Lease, tried: &[usize]) -> Result<Carried, Trouble> {
+    async fn carry(
+        &self,
+        lease: &Lease,
+        tried: &[usize],
+        guise: &Guise,
+    ) -> Result<Carried, Trouble> {
+        let rule = &self.account.sender;
+        let path = rule.reverse_path(&lease.entry.reverse_path, guise.mailbox.as_ref());
         // Where the null reverse-path is refused, a report goes out as the mailbox.
-        let null = lease.entry.reverse_path == ReversePath::Null;
-        let mailbox = null.then(|| Address::parse(&self.account.mailbox).ok());
-        let mailbox = mailbox.flatten().map(ReversePath::Address);
+        let null = *path == ReversePath::Null;
+        let mailbox = guise.mailbox.as_ref().filter(|_| null);
+        let head = guise.head.as_ref();
         let mut fresh = false;
         loop {
             let mut live = self.connection(fresh).await?;
-            let mut sender = &lease.entry.reverse_path;
-            if let Some(mailbox) = &mailbox
+            let mut sender = path;
+            if let Some(mailbox) = mailbox
                 && self.state().null_sender_refused
             {
                 sender = mailbox;
             }
-            let mut result = say(&mut live, lease, tried, sender).await;
-            if live.reused && !fresh && was_dead(&result) {
+            let mut result = say(&mut live, lease, tried, (sender, head)).await;
+            if !fresh && (broke_early(&result) || live.reused && was_closed(&result)) {
                 fresh = true;
                 continue;
             }
             // Some providers take no null reverse-path from a mailbox. The report goes out as the
             // mailbox then; it is marked Auto-Submitted, and is never answered with a report.
-            if let Some(mailbox) = &mailbox
+            if let Some(mailbox) = mailbox
                 && *sender == ReversePath::Null
                 && live.connection.is_usable()
                 && null_sender_refused(&result)
             {
                 self.state().null_sender_refused = true;
-                result = say(&mut live, lease, tried, mailbox).await;
+                result = say(&mut live, lease, tried, (mailbox, head)).await;
             }
             return Ok(Carried { live, result });
         }
@@ -127,7 +159,7 @@ impl Lane {
         };
         let diagnosis = Diagnosis {
             reason: format!("{}: {reply}", verdict.reason),
-            remedy: verdict.remedy.to_owned(),
+            remedy: self.remedy(verdict),
         };
         if verdict.action == Action::Relogin && self.wants_token() {
             self.part_with(self.pool.drain());
@@ -250,7 +282,7 @@ impl Lane {
 
     /// An outcome that the store did not take last time: the message is not sent again.
     fn unsettled(&self, lease: &Lease) -> Option<Settlement> {
-        self.state().unsettled.remove(&lease.entry.id)
+        self.all.upgrade()?.unsettled().remove(&lease.entry.id)
     }
 
     async fn settle(
@@ -271,7 +303,9 @@ impl Lane {
             Err(error) => {
                 // Without the record a message would go out again and again: remember it, and send
                 // nothing until the store takes outcomes again.
-                self.state().unsettled.insert(id, kept);
+                if let Some(all) = self.all.upgrade() {
+                    all.unsettled().insert(id, kept);
+                }
                 tracing::error!(event = "settle_failed", queue_id = %id, %error);
                 self.suffer(Trouble::Fails("outcomes cannot be stored".to_owned()));
             }
@@ -335,7 +369,7 @@ async fn say(
     live: &mut Live,
     lease: &Lease,
     tried: &[usize],
-    sender: &ReversePath,
+    (sender, head): (&ReversePath, Option<&Head>),
 ) -> Result<Answers, Failure> {
     let entry = &lease.entry;
     let recipients = tried
@@ -349,6 +383,7 @@ async fn say(
         ret: entry.ret,
         envid: entry.envid.as_deref(),
         message: &lease.message,
+        head,
     };
     let settled = &mut live.settled;
     let ready = async {
@@ -360,14 +395,18 @@ async fn say(
     live.connection.transact(&job, ready).await
 }
 
-/// Whether an idle connection turned out to be dead before anything was lost.
-fn was_dead(result: &Result<Answers, Failure>) -> bool {
-    match result {
-        Err(failure) => failure.phase < Phase::Body && failure.cause.is_disconnect(),
-        Ok(answers) => answers
-            .iter()
-            .all(|(phase, reply)| *phase == Phase::Mail && reply.code == CLOSING),
-    }
+/// Whether the connection broke before the end of the data was sent: nothing was taken.
+fn broke_early(result: &Result<Answers, Failure>) -> bool {
+    let early = |failure: &Failure| !failure.uncertain && failure.cause.is_disconnect();
+    result.as_ref().is_err_and(early)
+}
+
+/// Whether the server says goodbye to a connection that was idle or has lived long enough for it.
+fn was_closed(result: &Result<Answers, Failure>) -> bool {
+    result.as_ref().is_ok_and(|answers| {
+        let mut answers = answers.iter();
+        answers.all(|(phase, reply)| *phase == Phase::Mail && reply.code == CLOSING)
+    })
 }
 
 fn null_sender_refused(result: &Result<Answers, Failure>) -> bool {

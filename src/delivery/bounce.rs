@@ -289,6 +289,8 @@ mod tests {
                 messages_per_minute: None,
                 recipients_per_day: None,
             },
+            sender: super::super::SenderRule::default(),
+            fallback: None,
         }
     }
 

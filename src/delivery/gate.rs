@@ -39,8 +39,10 @@ enum Why {
     Held(Diagnosis),
     /// No token for now; a new one ends it.
     Token,
-    /// The server cannot be reached, or wants us to wait.
+    /// The server cannot be reached, or wants us to go slower.
     Paused,
+    /// A limit must pass: the day's recipients, ours or the provider's.
+    Quota,
 }
 
 /// What a message may do now.
@@ -156,9 +158,18 @@ impl Gate {
             self.width = (self.width / 2).max(1);
             self.widen_at = now + wait + WIDEN_AFTER;
         }
-        if !matches!(&self.closed, Some(c) if c.until > now + wait || c.why != Why::Paused) {
-            self.close(Why::Paused, now + wait);
+        let why = if narrower { Why::Paused } else { Why::Quota };
+        let is_pause = |closed: &Closed| matches!(closed.why, Why::Paused | Why::Quota);
+        if !matches!(&self.closed, Some(c) if c.until > now + wait || !is_pause(c)) {
+            self.close(why, now + wait);
         }
+    }
+
+    /// Whether it is closed for so long that mail had better go by another account.
+    pub(crate) fn gives_way(&self, now: Instant) -> bool {
+        self.closed.as_ref().is_some_and(|closed| {
+            now < closed.until && matches!(closed.why, Why::Held(_) | Why::Quota)
+        })
     }
 
     /// A person or a new token says: try now. The diagnosis stays until a message has passed.
@@ -172,7 +183,7 @@ impl Gate {
     pub(crate) fn held(&self) -> Option<&Diagnosis> {
         match &self.closed.as_ref()?.why {
             Why::Held(diagnosis) => Some(diagnosis),
-            Why::Token | Why::Paused => None,
+            Why::Token | Why::Paused | Why::Quota => None,
         }
     }
 
@@ -206,7 +217,8 @@ impl Gate {
         };
         // Other trouble on top of a hold does not hide what a person must do.
         let why = match (was, why) {
-            (Some(held @ Why::Held(_)), Why::Token | Why::Paused) => held,
+            (Some(held @ Why::Held(_)), Why::Token | Why::Paused | Why::Quota) => held,
+            (Some(quota @ Why::Quota), Why::Paused) => quota,
             (_, why) => why,
         };
         self.closed = Some(Closed { why, until, trial });
@@ -336,6 +348,43 @@ mod tests {
         assert_eq!(gate.enter(later), Pass::Busy);
         later += WIDEN_AFTER;
         assert_eq!(gate.enter(later), Pass::Go);
+    }
+
+    #[test]
+    fn a_hold_and_a_quota_give_way_and_an_outage_does_not() {
+        let now = Instant::now();
+        let wait = Duration::from_secs(60);
+        let closed = |close: &dyn Fn(&mut Gate)| {
+            let mut gate = Gate::new(1, now);
+            close(&mut gate);
+            (gate.gives_way(now), gate.gives_way(now + PROBE_EVERY))
+        };
+        assert_eq!(
+            closed(&|gate| {
+                gate.hold(diagnosis("off"), now);
+            }),
+            (true, false)
+        );
+        assert_eq!(closed(&|gate| gate.slow(wait, false, now)), (true, false));
+        assert_eq!(closed(&|gate| gate.slow(wait, true, now)), (false, false));
+        assert_eq!(
+            closed(&|gate| {
+                gate.fails(0.5, now);
+            }),
+            (false, false)
+        );
+        assert_eq!(
+            closed(&|gate| {
+                gate.no_token(0.5, now);
+            }),
+            (false, false)
+        );
+        // Trouble on top does not make a day's limit shorter.
+        let both = closed(&|gate| {
+            gate.slow(wait, false, now);
+            gate.slow(wait * 2, true, now);
+        });
+        assert_eq!(both, (true, false));
     }
 
     #[test]

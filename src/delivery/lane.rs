@@ -7,8 +7,7 @@
 //! short lock.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -20,17 +19,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Account, Auth, BounceTo, LaneStatus, Parts,
+    Account, Auth, BounceTo, Inner, LaneStatus, OnUncertain, Parts,
     gate::{Gate, Pass},
     limits::Pace,
     plan,
     pool::Pool,
 };
 use crate::{
-    mail::QueueId,
     net::{tasks::Tasks, tls::client::Connectors},
     oauth::Diagnosis,
-    queue::{Lease, Settlement},
+    queue::Lease,
 };
 
 /// What all lanes share.
@@ -39,6 +37,7 @@ pub(crate) struct Common {
     pub(crate) hostname: String,
     pub(crate) bounce_to: BounceTo,
     pub(crate) delay_warning: Duration,
+    pub(crate) on_uncertain: OnUncertain,
 }
 
 /// A lane.
@@ -47,6 +46,8 @@ pub(crate) struct Lane {
     pub(crate) account: Account,
     pub(crate) common: Common,
     pub(crate) parts: Parts,
+    /// All lanes, to find the one that steps in for this.
+    pub(super) all: Weak<Inner>,
     pub(crate) connectors: Connectors,
     /// This lane's own: stopped when the lane is replaced.
     tasks: Tasks,
@@ -81,18 +82,17 @@ pub(crate) struct State {
     pub(crate) last_delivery_at: Option<Timestamp>,
     /// Whether the provider takes no null reverse-path from this account.
     pub(crate) null_sender_refused: bool,
-    /// Outcomes that the store did not take: they are not sent again.
-    pub(crate) unsettled: HashMap<QueueId, Settlement>,
 }
 
 impl Lane {
     /// Starts the lane once `after` is over (the lane it replaces has drained).
-    pub(crate) fn start(
+    pub(super) fn start(
         account: Account,
         common: Common,
-        parts: Parts,
+        all: &Arc<Inner>,
         after: Option<CancellationToken>,
     ) -> Arc<Self> {
+        let parts = all.parts.clone();
         let now = Instant::now();
         let lane = Arc::new(Self {
             state: Mutex::new(State {
@@ -106,8 +106,8 @@ impl Lane {
                 tried_at: None,
                 last_delivery_at: None,
                 null_sender_refused: false,
-                unsettled: HashMap::new(),
             }),
+            all: Arc::downgrade(all),
             tasks: parts.tasks.child(),
             connectors: Connectors::new(),
             changed: watch::Sender::new(0),
@@ -283,22 +283,27 @@ impl Drop for Ticket {
 impl Worker {
     async fn run(mut self) {
         let mut changed = self.lane.changed.subscribe();
-        while let Some(lease) = self.next(&mut changed).await {
-            let Some((lease, ticket)) = self.admit(lease, &mut changed).await else {
+        while let Some((lease, sender)) = self.next(&mut changed).await {
+            let own = Arc::ptr_eq(&sender, &self.lane);
+            let admitted = if own {
+                sender.admit(lease, &mut changed).await
+            } else {
+                self.admit_elsewhere(&sender, lease).await
+            };
+            let Some((lease, ticket)) = admitted else {
                 continue;
             };
-            Arc::clone(&self.lane).attempt(lease, ticket).await;
+            sender.attempt(lease, ticket).await;
         }
     }
 
-    /// The next message of an account that may send; `None`: this worker is not needed any more.
-    async fn next(&mut self, changed: &mut watch::Receiver<u64>) -> Option<Lease> {
+    /// The next message, and the lane whose account sends it; `None`: this worker is not needed any
+    /// more.
+    async fn next(&mut self, changed: &mut watch::Receiver<u64>) -> Option<(Lease, Arc<Lane>)> {
         self.set_waiting(true);
         let lane = Arc::clone(&self.lane);
         loop {
-            if !lane.opens(changed).await {
-                return None;
-            }
+            let sender = lane.opens(changed).await?;
             tokio::select! {
                 biased;
                 () = lane.stopped() => return None,
@@ -306,7 +311,7 @@ impl Worker {
                 lease = lane.parts.queue.lease(&lane.account.name) => {
                     self.set_waiting(false);
                     lane.ensure_worker();
-                    return Some(lease);
+                    return Some((lease, sender));
                 }
                 () = sleep(WORKER_IDLE) => {
                     if lane.state().waiting > 1 {
@@ -317,47 +322,19 @@ impl Worker {
         }
     }
 
-    /// Waits for a place and for the pace. `None`: the account may not send after all; the message
-    /// is given back.
-    async fn admit(
-        &self,
-        lease: Lease,
-        changed: &mut watch::Receiver<u64>,
-    ) -> Option<(Lease, Ticket)> {
-        let lane = &self.lane;
-        let ticket = loop {
-            let freed = lane.slot.notified();
-            changed.mark_unchanged();
-            let pass = lane.state().gate.enter(Instant::now());
-            match pass {
-                Pass::Go => {
-                    break Ticket {
-                        lane: Arc::clone(lane),
-                    };
-                }
-                Pass::Closed { .. } => return None,
-                Pass::Busy => tokio::select! {
-                    () = freed => {}
-                    _ = changed.changed() => {}
-                    () = lane.stopped() => return None,
-                },
-            }
-        };
-        let recipients = plan::next_recipients(lane.account.kind, &lease.entry).len();
-        loop {
-            let now = Instant::now();
-            let pause = lane.state().pace.take(recipients, now);
-            match pause {
-                None => return Some((lease, ticket)),
-                Some(pause) if pause.day => {
-                    lane.day_is_full(pause.until, now);
-                    return None;
-                }
-                Some(pause) => tokio::select! {
-                    () = sleep_until(pause.until) => {}
-                    () = lane.stopped() => return None,
-                },
-            }
+    /// As [`Lane::admit`], by the account that steps in.
+    async fn admit_elsewhere(&self, sender: &Arc<Lane>, lease: Lease) -> Option<(Lease, Ticket)> {
+        tracing::info!(
+            event = "falls_back",
+            queue_id = %lease.entry.id,
+            account = %self.lane.account.name,
+            fallback = %sender.account.name,
+        );
+        let mut changed = sender.changed.subscribe();
+        tokio::select! {
+            biased;
+            () = self.lane.stopped() => None,
+            admitted = sender.admit(lease, &mut changed) => admitted,
         }
     }
 
@@ -375,19 +352,87 @@ impl Worker {
 }
 
 impl Lane {
-    /// Waits until the gate lets somebody in; `false`: the lane stops.
-    async fn opens(&self, changed: &mut watch::Receiver<u64>) -> bool {
+    /// Waits for a place and for the pace. `None`: the account may not send after all; the message
+    /// is given back.
+    async fn admit(
+        self: &Arc<Self>,
+        lease: Lease,
+        changed: &mut watch::Receiver<u64>,
+    ) -> Option<(Lease, Ticket)> {
+        let ticket = loop {
+            let freed = self.slot.notified();
+            changed.mark_unchanged();
+            let pass = self.state().gate.enter(Instant::now());
+            match pass {
+                Pass::Go => {
+                    break Ticket {
+                        lane: Arc::clone(self),
+                    };
+                }
+                Pass::Closed { .. } => return None,
+                Pass::Busy => tokio::select! {
+                    () = freed => {}
+                    _ = changed.changed() => {}
+                    () = self.stopped() => return None,
+                },
+            }
+        };
+        let recipients = plan::next_recipients(self.account.kind, &lease.entry).len();
+        loop {
+            let now = Instant::now();
+            let pause = self.state().pace.take(recipients, now);
+            match pause {
+                None => return Some((lease, ticket)),
+                Some(pause) if pause.day => {
+                    self.day_is_full(pause.until, now);
+                    return None;
+                }
+                Some(pause) => tokio::select! {
+                    () = sleep_until(pause.until) => {}
+                    () = self.stopped() => return None,
+                },
+            }
+        }
+    }
+
+    /// The lane that sends for this one while its account is on hold or over its daily limit. One
+    /// step: the fallback of a fallback is not asked, or two accounts could not stand in for each
+    /// other.
+    fn stand_in(&self) -> Option<Arc<Self>> {
+        let name = self.account.fallback.as_ref()?;
+        let lane = self.all.upgrade()?.lane(name)?;
+        (!lane.is_stopped()).then_some(lane)
+    }
+
+    /// Waits until somebody may send, and says who; `None`: the lane stops.
+    async fn opens(self: &Arc<Self>, changed: &mut watch::Receiver<u64>) -> Option<Arc<Self>> {
         loop {
             if self.is_stopped() {
-                return false;
+                return None;
             }
             changed.mark_unchanged();
-            let (pass, generation) = {
+            let (pass, generation, gives_way) = {
                 let state = self.state();
-                (state.gate.peek(Instant::now()), state.generation)
+                let (gate, now) = (&state.gate, Instant::now());
+                (gate.peek(now), state.generation, gate.gives_way(now))
+            };
+            let stand_in = if gives_way { self.stand_in() } else { None };
+            // Subscribed before it is looked at, so that no change is missed.
+            let mut theirs = stand_in.as_ref().map(|lane| lane.changed.subscribe());
+            if let Some(lane) = stand_in
+                && !matches!(lane.state().gate.peek(Instant::now()), Pass::Closed { .. })
+            {
+                return Some(lane);
+            }
+            let they_change = async {
+                match &mut theirs {
+                    // An end is news as well: another lane has taken its place.
+                    Some(changes) => drop(changes.changed().await),
+                    None => std::future::pending().await,
+                }
             };
             let (until, token) = match pass {
-                Pass::Go => return true,
+                Pass::Go => return Some(Arc::clone(self)),
                 Pass::Busy => (None, false),
                 Pass::Closed { until, token } => (Some(until), token && self.wants_token()),
             };
@@ -398,8 +443,9 @@ impl Lane {
                 }
             };
             tokio::select! {
-                () = self.stopped() => return false,
+                () = self.stopped() => return None,
                 _ = changed.changed() => {}
+                () = they_change => {}
                 () = due => {}
                 () = self.new_token(generation), if token => self.wake(),
             }

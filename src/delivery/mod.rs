@@ -11,12 +11,13 @@ mod limits;
 mod plan;
 mod pool;
 mod probe;
+mod sender;
 mod sign_in;
 mod transport;
 pub mod verdict;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -28,13 +29,16 @@ use std::{
 use jiff::Timestamp;
 
 use self::lane::{Common, Lane};
-pub use self::transport::{Answers, Cause, Failure, Job, Phase};
+pub use self::{
+    sender::{Rewrite, SenderRule},
+    transport::{Answers, Cause, Failure, Head, Job, Phase},
+};
 use crate::{
     clock::Clock,
-    mail::{AccountName, Address},
+    mail::{AccountName, Address, QueueId},
     net::tasks::Tasks,
     oauth::{Diagnosis, Kind, Oauth},
-    queue::Queue,
+    queue::{Queue, Settlement},
     secret::Secret,
     telemetry::Metrics,
 };
@@ -48,6 +52,8 @@ pub struct Config {
     pub bounce_to: BounceTo,
     /// After this a sender is told that mail is late.
     pub delay_warning: Duration,
+    /// What follows when the final reply was lost.
+    pub on_uncertain: OnUncertain,
     /// Every account.
     pub accounts: Vec<Account>,
 }
@@ -63,6 +69,17 @@ pub enum BounceTo {
     None,
 }
 
+/// What follows when a connection broke between the end of the data and the provider's reply: the
+/// message may have been taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnUncertain {
+    /// Tried again with the same Message-ID: perhaps twice, never lost.
+    #[default]
+    Retry,
+    /// Held, so that a person looks whether it has arrived.
+    Hold,
+}
+
 /// An account as delivery sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {
@@ -76,6 +93,10 @@ pub struct Account {
     pub smtp: Smarthost,
     /// Pace.
     pub limits: Limits,
+    /// As whom its mail leaves.
+    pub sender: SenderRule,
+    /// The account that sends its mail while it is on hold or over its daily limit.
+    pub fallback: Option<AccountName>,
 }
 
 /// The upstream submission server of an account.
@@ -173,7 +194,24 @@ pub struct Delivery {
 struct Inner {
     parts: Parts,
     lanes: Mutex<BTreeMap<AccountName, Arc<Lane>>>,
+    /// Outcomes that the store did not take: those messages are not sent again, by no lane.
+    unsettled: Mutex<HashMap<QueueId, Settlement>>,
     progress: AtomicU64,
+}
+
+impl Inner {
+    fn lane(&self, account: &AccountName) -> Option<Arc<Lane>> {
+        self.lanes().get(account).cloned()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<AccountName, Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, HashMap<QueueId, Settlement>> {
+        let unsettled = self.unsettled.lock();
+        unsettled.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What delivery needs of the rest.
@@ -198,7 +236,8 @@ impl Delivery {
     pub fn start(config: Config, parts: Parts) -> Self {
         let delivery = Self {
             inner: Arc::new(Inner {
-                lanes: Mutex::new(BTreeMap::new()),
+                lanes: Mutex::default(),
+                unsettled: Mutex::default(),
                 progress: AtomicU64::new(0),
                 parts,
             }),
@@ -224,8 +263,9 @@ impl Delivery {
             hostname: config.hostname,
             bounce_to: config.bounce_to,
             delay_warning: config.delay_warning,
+            on_uncertain: config.on_uncertain,
         };
-        let mut lanes = self.lanes();
+        let mut lanes = self.inner.lanes();
         let mut before = std::mem::take(&mut *lanes);
         for account in config.accounts {
             let name = account.name.clone();
@@ -233,7 +273,7 @@ impl Delivery {
                 Some(lane) if lane.account == account && lane.common == common => lane,
                 changed => {
                     let drained = changed.map(|lane| lane.stop());
-                    Lane::start(account, common.clone(), self.inner.parts.clone(), drained)
+                    Lane::start(account, common.clone(), &self.inner, drained)
                 }
             };
             lanes.insert(name, lane);
@@ -246,19 +286,19 @@ impl Delivery {
     /// How an account's lane stands; `None`: no such account.
     #[must_use]
     pub fn status(&self, account: &AccountName) -> Option<LaneStatus> {
-        self.lane(account).map(|lane| lane.status())
+        self.inner.lane(account).map(|lane| lane.status())
     }
 
     /// Ends a hold or a pause at once (`gatepost queue retry|release --account`).
     pub fn wake(&self, account: &AccountName) {
-        if let Some(lane) = self.lane(account) {
+        if let Some(lane) = self.inner.lane(account) {
             lane.wake();
         }
     }
 
     /// Sends one test message past the queue, telling each step. The last step says how it ended.
     pub async fn probe(&self, account: &AccountName, to: Address) -> Vec<ProbeStep> {
-        let Some(lane) = self.lane(account) else {
+        let Some(lane) = self.inner.lane(account) else {
             return vec![ProbeStep {
                 step: "connect".to_owned(),
                 ok: false,
@@ -278,20 +318,11 @@ impl Delivery {
 
     /// Looks after every lane; that this returns is what [`Delivery::progress`] shows.
     fn tend(&self) {
-        let lanes: Vec<_> = self.lanes().values().cloned().collect();
+        let lanes: Vec<_> = self.inner.lanes().values().cloned().collect();
         for lane in lanes {
             lane.tend();
         }
         self.inner.progress.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn lane(&self, account: &AccountName) -> Option<Arc<Lane>> {
-        self.lanes().get(account).cloned()
-    }
-
-    fn lanes(&self) -> MutexGuard<'_, BTreeMap<AccountName, Arc<Lane>>> {
-        let lanes = self.inner.lanes.lock();
-        lanes.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,12 +6,11 @@ use tokio::time::Instant;
 use super::{
     ProbeStep, bounce,
     lane::{Lane, millis},
-    sign_in::diagnosis,
     transport::{
         Failure, Job, Phase,
         smtp::{Connection, Journal},
     },
-    verdict::{self, Action, Verdict},
+    verdict::{self, Action},
 };
 use crate::{
     mail::{Address, BodyType, Recipient, Reply, ReversePath},
@@ -143,6 +142,7 @@ impl Probe<'_> {
             ret: None,
             envid: None,
             message: &message,
+            head: None,
         };
         self.since = Instant::now();
         let answers = connection.transact(&job, std::future::ready(true)).await;
@@ -165,13 +165,17 @@ impl Probe<'_> {
         }
         // The transaction told the reply; here follows what it means.
         self.told.retain(|step| step.ok);
-        self.tell(phase.name(), false, explained(verdict, reply));
+        let detail = match self.lane.remedy(&verdict).as_str() {
+            "" => format!("{}: {reply}", verdict.reason),
+            remedy => format!("{}: {reply}; {remedy}", verdict.reason),
+        };
+        self.tell(phase.name(), false, detail);
         Err(())
     }
 
     fn fail<T>(&mut self, failure: &Failure) -> Step<T> {
         let verdict = verdict::judge_failure(self.lane.account.kind, failure);
-        let Diagnosis { reason, remedy } = diagnosis(verdict, failure);
+        let Diagnosis { reason, remedy } = self.lane.diagnosis(verdict, failure);
         let detail = if remedy.is_empty() {
             reason
         } else {
@@ -196,14 +200,6 @@ impl Probe<'_> {
         self.told.extend(journal.take());
         self.since = Instant::now();
     }
-}
-
-fn explained(verdict: Verdict, reply: &Reply) -> String {
-    let remedy = match verdict.remedy {
-        "" => String::new(),
-        remedy => format!("; {remedy}"),
-    };
-    format!("{}: {reply}{remedy}", verdict.reason)
 }
 
 fn message(from: &Address, to: &Address, now: Timestamp, id: &str, hostname: &str) -> String {

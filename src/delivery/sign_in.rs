@@ -124,7 +124,10 @@ impl Lane {
         };
         let verdict = verdict::judge_failure(self.account.kind, &failure);
         if verdict.action == Action::Relogin && token.is_some() {
-            return Err(Refusal::Token(generation, diagnosis(verdict, &failure)));
+            return Err(Refusal::Token(
+                generation,
+                self.diagnosis(verdict, &failure),
+            ));
         }
         Err(Refusal::Other(self.trouble(&failure)))
     }
@@ -174,7 +177,7 @@ impl Lane {
         {
             self.unknown(failure.phase.name(), reply);
         }
-        self.account_trouble(verdict, diagnosis(verdict, failure))
+        self.account_trouble(verdict, self.diagnosis(verdict, failure))
     }
 
     /// What a verdict about the account asks for.
@@ -231,6 +234,27 @@ impl Lane {
         );
     }
 
+    /// The verdict with what was seen, for a person.
+    pub(crate) fn diagnosis(&self, verdict: Verdict, failure: &Failure) -> Diagnosis {
+        let mut reason = format!("{}: {}", verdict.reason, chain(failure));
+        if let Cause::Refused {
+            challenge: Some(challenge),
+            ..
+        } = &failure.cause
+        {
+            reason = format!("{reason} ({challenge})");
+        }
+        Diagnosis {
+            reason,
+            remedy: self.remedy(&verdict),
+        }
+    }
+
+    /// What a person does about it.
+    pub(crate) fn remedy(&self, verdict: &Verdict) -> String {
+        verdict.remedy_for(&self.account.name, &self.account.mailbox)
+    }
+
     /// A reply that no row of the verdict table knows: told in full, so that one can be added.
     pub(crate) fn unknown(&self, phase: &'static str, reply: &Reply) {
         tracing::warn!(
@@ -240,22 +264,6 @@ impl Lane {
             phase,
             %reply,
         );
-    }
-}
-
-/// The verdict with what was seen, for a person.
-pub(crate) fn diagnosis(verdict: Verdict, failure: &Failure) -> Diagnosis {
-    let mut reason = format!("{}: {}", verdict.reason, chain(failure));
-    if let Cause::Refused {
-        challenge: Some(challenge),
-        ..
-    } = &failure.cause
-    {
-        reason = format!("{reason} ({challenge})");
-    }
-    Diagnosis {
-        reason,
-        remedy: verdict.remedy.to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Checker, positive, provider::Profile, upstream::Upstream};
 use crate::{
     config::{field::Named, file, leaf::Mechanism},
-    delivery::{self, Limits},
+    delivery::{self, Limits, Rewrite, SenderRule},
     mail::AccountName,
     oauth::{self, Grant, Kind},
 };
@@ -30,6 +30,14 @@ impl Checker<'_> {
         let mut accounts = Accounts::default();
         for (name, section) in &sections.0 {
             let name = AccountName::new(name);
+            let known = sections.0.keys().map(String::as_str);
+            let known = known.filter(|other| *other != name.as_str());
+            self.unknown_name(
+                &section.fallback,
+                "other account",
+                "an [account.NAME]",
+                known,
+            );
             self.account(&name, section, upstream, &mut accounts);
         }
         if sections.0.is_empty() {
@@ -86,7 +94,34 @@ impl Checker<'_> {
             kind: profile.map_or(Kind::Custom, |profile| profile.kind),
             smtp,
             limits,
+            sender: self.sender(&section.sender),
+            fallback: section.fallback.get().map(|name| AccountName::new(name)),
         });
+    }
+
+    /// As whom mail leaves.
+    fn sender(&mut self, section: &file::Sender) -> SenderRule {
+        let rewrite = section.rewrite.copied().unwrap_or_default();
+        if rewrite == Rewrite::Never {
+            let is_idle = section
+                .display_name
+                .get()
+                .is_some_and(|name| !name.is_empty());
+            if is_idle {
+                let what = "means nothing while nothing is rewritten";
+                let remedy = "set rewrite to \"header\" or \"both\", or take it out";
+                section.display_name.refuse(&mut self.report, what, remedy);
+            }
+        }
+        SenderRule {
+            rewrite,
+            display_name: section
+                .display_name
+                .copied()
+                .filter(|name| !name.is_empty()),
+            reply_to_original: section.reply_to_original.copied().unwrap_or(true),
+            keep: section.keep.copied().unwrap_or_default(),
+        }
     }
 
     fn mechanism(&mut self, section: &file::Account) -> Mechanism {

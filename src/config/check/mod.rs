@@ -80,6 +80,7 @@ pub(super) fn check(
             hostname,
             bounce_to,
             delay_warning: retry.delay_warning,
+            on_uncertain: file.queue.uncertain.copied().unwrap_or_default(),
             accounts: accounts.delivery,
         },
         queue: queue::Config { retry },

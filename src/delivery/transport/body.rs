@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
     sync::Arc,
 };
 
@@ -14,32 +14,40 @@ use crate::mail::BodyFile;
 /// because each hop between threads costs as much as copying this.
 const PIECE: usize = 128 * 1024;
 
-/// Reads a body from its start.
+/// Reads a body.
 #[derive(Debug)]
 pub(super) struct Reader {
     body: Arc<BodyFile>,
     /// Opened with the first piece.
     file: Option<File>,
     piece: Vec<u8>,
+    /// Where it begins.
+    start: u64,
 }
 
 impl Reader {
-    pub(super) fn new(body: &Arc<BodyFile>) -> Self {
+    /// Reads from the octet `start` on.
+    pub(super) fn new(body: &Arc<BodyFile>, start: u64) -> Self {
         Self {
             body: Arc::clone(body),
             file: None,
             piece: Vec::new(),
+            start,
         }
     }
 
     /// The next piece; empty at the end. Not cancel safe: a piece may be missing then.
     pub(super) async fn next(&mut self) -> io::Result<&[u8]> {
-        let (body, file) = (Arc::clone(&self.body), self.file.take());
+        let (body, file, start) = (Arc::clone(&self.body), self.file.take(), self.start);
         let mut piece = std::mem::take(&mut self.piece);
         let read = spawn_blocking(move || {
             let file = match file {
                 Some(file) => file,
-                None => File::open(&body.path)?,
+                None => {
+                    let mut file = File::open(&body.path)?;
+                    file.seek(SeekFrom::Start(start))?;
+                    file
+                }
             };
             piece.clear();
             piece.reserve_exact(PIECE);
@@ -52,4 +60,18 @@ impl Reader {
         self.piece = piece;
         Ok(&self.piece)
     }
+}
+
+/// The first octets of a body, at most `limit`.
+pub(crate) async fn start_of(body: &Arc<BodyFile>, limit: usize) -> io::Result<Vec<u8>> {
+    let body = Arc::clone(body);
+    let read = spawn_blocking(move || {
+        let mut start = Vec::new();
+        let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+        File::open(&body.path)?
+            .take(limit)
+            .read_to_end(&mut start)?;
+        Ok(start)
+    });
+    read.await.map_err(io::Error::other).flatten()
 }

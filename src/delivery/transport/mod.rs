@@ -8,6 +8,8 @@ pub(crate) mod smtp;
 
 use std::{io, time::Duration};
 
+pub(crate) use body::start_of;
+
 use crate::{
     mail::{BodyType, Message, Recipient, Reply, Ret, ReversePath},
     net::{dial, tls},
@@ -175,6 +177,29 @@ pub struct Job<'a> {
     pub envid: Option<&'a str>,
     /// The octets.
     pub message: &'a Message,
+    /// What stands in front of them instead of their own header section.
+    pub head: Option<&'a Head>,
+}
+
+impl Job<'_> {
+    /// Octets that are sent, before dot-stuffing.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let octets = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+        let size = self.message.size;
+        self.head.map_or(size, |head| {
+            size.saturating_sub(octets(head.replaces)) + octets(head.octets.len())
+        })
+    }
+}
+
+/// A header section that replaces the one of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its lines, without the empty one.
+    pub octets: Vec<u8>,
+    /// So many octets at the message's start give way to it.
+    pub replaces: usize,
 }
 
 /// What a recipient came to: the reply that decided and the phase it came in, in the order of

@@ -16,7 +16,11 @@ use self::{
     When::{Always, Login, Rcpt, Transaction},
 };
 use super::transport::{Cause, Failure, Phase};
-use crate::{mail::Reply, net::dial, oauth::Kind};
+use crate::{
+    mail::{AccountName, Reply},
+    net::dial,
+    oauth::Kind,
+};
 
 /// What a reply means and what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +31,19 @@ pub struct Verdict {
     pub action: Action,
     /// What is wrong, in plain words.
     pub reason: &'static str,
-    /// What a person does about it; empty: nothing.
+    /// What a person does about it; empty: nothing. See [`Verdict::remedy_for`].
     pub remedy: &'static str,
     /// Whether a row of a provider (or a reply every server gives) fitted.
     pub known: bool,
+}
+
+impl Verdict {
+    /// The remedy with the account's own names in it, ready to be pasted.
+    #[must_use]
+    pub fn remedy_for(&self, account: &AccountName, mailbox: &str) -> String {
+        let named = self.remedy.replace("<account>", account.as_str());
+        named.replace("<mailbox>", mailbox)
+    }
 }
 
 /// What a reply is about.
@@ -292,7 +305,7 @@ const ROWS: &[Row] = &[
     Row(MICROSOFT, Always, "452", "4.3.1 4.4.0-999", "", Message, Retry,
         "Exchange is short of resources", ""),
     Row(MICROSOFT, Login, "501", "5.5.127", "", Account, Relogin,
-        "the token is about to expire", "sign in again: gatepost login"),
+        "the token is about to expire", "sign in again: gatepost login <account>"),
     Row(MICROSOFT, Login, "535", "5.7.139", "disabled for the tenant", Account, Hold,
         "SMTP AUTH is switched off for the whole tenant (it covers OAuth too)",
         "Set-TransportConfig -SmtpClientAuthenticationDisabled $false, or for this mailbox alone: Set-CASMailbox <mailbox> -SmtpClientAuthenticationDisabled $false"),
@@ -309,18 +322,18 @@ const ROWS: &[Row] = &[
         "a Conditional Access or authentication policy blocks this sign-in",
         "find the sign-in in the Entra sign-in log and exempt this application or mailbox from the policy named there"),
     Row(MICROSOFT, Login, "535", "5.7.139", "locked", Account, Hold,
-        "the account is locked", "unlock it in Entra, then sign in again: gatepost login"),
+        "the account is locked", "unlock it in Entra, then sign in again: gatepost login <account>"),
     Row(MICROSOFT, Login, "535", "5.7.139", "password expired|password has expired|password is expired", Account, Hold,
-        "the account's password has expired", "change the password, then sign in again: gatepost login"),
+        "the account's password has expired", "change the password, then sign in again: gatepost login <account>"),
     Row(MICROSOFT, Login, "535", "5.7.139", "basic authentication", Account, Hold,
         "basic authentication is switched off", "set smtp.auth = \"xoauth2\" and a provider for this account"),
     Row(MICROSOFT, Login, "535", "5.7.139", "", Account, Hold,
-        "Exchange refuses the sign-in by a policy", "look into the Entra sign-in log for the policy; gatepost doctor shows what the token says"),
+        "Exchange refuses the sign-in by a policy", "look into the Entra sign-in log for the policy; gatepost doctor <account> shows what the token says"),
     Row(MICROSOFT, Login, "535", "5.7.3", "", Account, Relogin,
         "Exchange does not take the token",
         "check that it is for Outlook (scope https://outlook.office.com/SMTP.Send, not Graph), that its user may use this mailbox, and that SMTP AUTH is on for it; application tokens need New-ServicePrincipal with the enterprise application's object id"),
     Row(MICROSOFT, Always, "530", "5.7.57", "", Account, Relogin,
-        "Exchange takes this session for not signed in", "sign in again: gatepost login"),
+        "Exchange takes this session for not signed in", "sign in again: gatepost login <account>"),
     Row(MICROSOFT, Always, "550", "5.7.30", "", Account, Hold,
         "Exchange no longer takes passwords over SMTP", "set smtp.auth = \"xoauth2\" and a provider for this account"),
     Row(MICROSOFT, Transaction, "550", "5.7.60", "", Message, Bounce,
@@ -374,10 +387,10 @@ const ROWS: &[Row] = &[
     Row(GOOGLE, Login, "454", "4.7.0", "too many login attempts", Account, Wait(QUARTER_HOUR),
         "too many sign-ins within a short time", "look for other programs that sign in to this account"),
     Row(GOOGLE, Login, "534", "5.7.9 5.7.14", "", Account, Hold,
-        "Google wants a browser sign-in or an application password", "set smtp.auth = \"xoauth2\" and a provider for this account, then gatepost login"),
+        "Google wants a browser sign-in or an application password", "set smtp.auth = \"xoauth2\" and a provider for this account, then gatepost login <account>"),
     Row(GOOGLE, Login, "535", "5.7.8 5.7.1", "", Account, Relogin,
         "Google does not take the token",
-        "check that its scope is https://mail.google.com/ and that its user is this mailbox; then sign in again: gatepost login"),
+        "check that its scope is https://mail.google.com/ and that its user is this mailbox; then sign in again: gatepost login <account>"),
     Row(GOOGLE, Always, "550", "5.4.5", "", Account, Wait(HALF_HOUR),
         "the account's sending limit for a day is reached", "wait: the limit slides within 24 hours"),
     Row(GOOGLE, Always, "550", "", "daily smtp relay limit|daily user sending", Account, Wait(HALF_HOUR),
@@ -408,11 +421,11 @@ const ROWS: &[Row] = &[
     Row(ANY, Always, "530", "", "starttls", Account, Hold,
         "the server demands TLS", "set smtp.tls = \"starttls\""),
     Row(ANY, Always, "530", "", "", Account, Relogin,
-        "the server takes this session for not signed in", "set smtp.auth, or sign in again: gatepost login"),
+        "the server takes this session for not signed in", "set smtp.auth, or sign in again: gatepost login <account>"),
     Row(ANY, Login, "534", "", "", Account, Hold,
         "the server wants a stronger way to authenticate", "set smtp.auth as the provider says"),
     Row(ANY, Login, "535", "", "", Account, Relogin,
-        "the server does not take the credentials", "check smtp.username and the password, or sign in again: gatepost login"),
+        "the server does not take the credentials", "check smtp.username and the password, or sign in again: gatepost login <account>"),
     Row(ANY, Login, "538", "", "", Account, Hold,
         "the server demands encryption", "set smtp.tls to \"starttls\" or \"implicit\""),
     Row(ANY, Login, "421", "", "", Account, Retry,

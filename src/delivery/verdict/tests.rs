@@ -627,3 +627,29 @@ fn sessions_that_end_without_a_reply() {
         assert_eq!(judged(phase, cause), wanted, "{phase:?} {text}");
     }
 }
+
+/// A remedy can be pasted as it stands.
+#[test]
+fn a_remedy_names_the_account_and_its_mailbox() {
+    let off = reply(
+        "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox.",
+    );
+    let stale = reply("530 5.7.57 Client was not authenticated");
+    let remedy = |reply: &Reply| {
+        let verdict = judge(Kind::Microsoft, Phase::Auth, reply);
+        verdict.remedy_for(&AccountName::new("alerts"), "alerts@contoso.com")
+    };
+    assert_eq!(
+        remedy(&off),
+        "Set-CASMailbox alerts@contoso.com -SmtpClientAuthenticationDisabled $false"
+    );
+    assert_eq!(remedy(&stale), "sign in again: gatepost login alerts");
+    let known = ["<account>", "<mailbox>"];
+    for row in ROWS {
+        let named = row.verdict().remedy_for(&AccountName::new("a"), "b@c");
+        assert!(
+            !named.contains('<') && !named.contains('>'),
+            "{named}: only {known:?} are filled in"
+        );
+    }
+}

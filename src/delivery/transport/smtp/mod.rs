@@ -132,7 +132,7 @@ impl Connection {
             _ if accepted == 0 => None,
             Some(reply) if reply.code == START_INPUT => {
                 self.journal.ok("rcpt", || format!("{accepted} accepted"));
-                Some(self.message(job.message, ready).await?)
+                Some(self.message(job, ready).await?)
             }
             Some(reply) => Some((Phase::Data, negative(Phase::Data, reply)?)),
             None => None,
@@ -227,13 +227,19 @@ impl Connection {
     /// Sends the message and its end. The reply, or an earlier one that cut the message short.
     async fn message(
         &mut self,
-        message: &Message,
+        job: &Job<'_>,
         ready: impl Future<Output = bool>,
     ) -> Result<(Phase, Reply), Failure> {
         let mut encoder = Encoder::new();
         self.out.clear();
-        match &message.body {
+        let mut start = 0;
+        if let Some(head) = job.head {
+            start = head.replaces;
+            encoder.encode(&head.octets, &mut self.out);
+        }
+        match &job.message.body {
             Body::Memory(octets) => {
+                let octets = octets.get(start..).unwrap_or_default();
                 let (last, before) = split_last_piece(octets);
                 for piece in before.chunks(PIECE) {
                     encoder.encode(piece, &mut self.out);
@@ -244,7 +250,8 @@ impl Connection {
                 encoder.encode(last, &mut self.out);
             }
             Body::File(file) => {
-                let mut reader = Reader::new(file);
+                let start = u64::try_from(start).unwrap_or(u64::MAX);
+                let mut reader = Reader::new(file, start);
                 loop {
                     let read = reader.next().await;
                     let read = read.map_err(|error| body_failure(Cause::Body(error)))?;
@@ -334,7 +341,7 @@ impl Connection {
         let refuse = |code, (a, b, c), text: String| {
             Ok(Some(Reply::new(code, Some(EnhancedCode(a, b, c)), text)))
         };
-        let size = job.message.size;
+        let size = job.size();
         if let Some(max) = self.capabilities.size_max().filter(|max| size > *max) {
             let text = format!("message of {size} octets is above the limit of {max} octets");
             return refuse(552, (5, 3, 4), text);
@@ -481,7 +488,7 @@ async fn within<T>(
 fn mail_command<'a>(job: &'a Job<'_>) -> Mail<'a> {
     Mail {
         reverse_path: job.sender,
-        size: job.message.size,
+        size: job.size(),
         body: job.body,
         smtputf8: job.smtputf8,
         ret: job.ret,
@@ -544,7 +551,7 @@ async fn is_ascii(message: &Message) -> Result<bool, Failure> {
         Body::File(file) => file,
     };
     let scan = async {
-        let mut reader = Reader::new(file);
+        let mut reader = Reader::new(file, 0);
         loop {
             match reader.next().await? {
                 [] => return Ok(true),

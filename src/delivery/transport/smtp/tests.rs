@@ -136,6 +136,7 @@ impl Draft {
             ret: None,
             envid: None,
             message: &self.message,
+            head: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Lanes over a real queue and store, against an upstream played here.
 
+mod senders;
+
 use std::{collections::HashSet, sync::atomic::AtomicUsize};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -37,6 +39,31 @@ struct Manners {
     vanishes: bool,
     /// Closes after each message, without a word.
     closes_after: bool,
+    /// Closes at MAIL, without a word, so many times.
+    breaks_at_mail: Option<Arc<AtomicUsize>>,
+}
+
+impl Manners {
+    /// The reply to a recipient, who is noted unless refused.
+    fn rcpt(&self, line: String, recipients: &mut Vec<String>) -> String {
+        let full = self.recipients_max.is_some_and(|n| recipients.len() >= n);
+        if !self.rcpt_bad.is_empty() && line.contains("<bad") {
+            return format!("{}\r\n", self.rcpt_bad);
+        }
+        if full {
+            return "452 4.5.3 too many recipients\r\n".to_owned();
+        }
+        recipients.push(line);
+        "250 ok\r\n".to_owned()
+    }
+
+    /// Whether the connection breaks now.
+    fn breaks(&self) -> bool {
+        let order = Ordering::SeqCst;
+        let one_less = |left: usize| left.checked_sub(1);
+        let left = self.breaks_at_mail.as_ref();
+        left.is_some_and(|left| left.fetch_update(order, order, one_less).is_ok())
+    }
 }
 
 /// A message the upstream has taken.
@@ -110,29 +137,24 @@ impl Upstream {
                 "EHLO" => "250-upstream\r\n250-PIPELINING\r\n250 AUTH XOAUTH2 PLAIN\r\n".to_owned(),
                 "AUTH" => self.auth(&mut peer).await?,
                 "RSET" => "250 ok\r\n".to_owned(),
+                "MAIL" if manners.breaks() => return None,
                 "MAIL" => {
                     sender = line.clone();
                     recipients.clear();
-                    let reply = match line.as_str() {
-                        "MAIL FROM:<>" => or(manners.mail_null, "250 ok"),
-                        _ => or(manners.mail, "250 ok"),
-                    };
+                    let null = line == "MAIL FROM:<>";
+                    let reply = or(
+                        if null {
+                            manners.mail_null
+                        } else {
+                            manners.mail
+                        },
+                        "250 ok",
+                    );
                     begun = reply.starts_with('2');
                     reply
                 }
                 "RCPT" if !begun => "503 5.5.1 MAIL first\r\n".to_owned(),
-                "RCPT" if line.contains("<bad") => or(manners.rcpt_bad, "250 ok"),
-                "RCPT"
-                    if manners
-                        .recipients_max
-                        .is_some_and(|n| recipients.len() >= n) =>
-                {
-                    "452 4.5.3 too many recipients\r\n".to_owned()
-                }
-                "RCPT" => {
-                    recipients.push(line.clone());
-                    "250 ok\r\n".to_owned()
-                }
+                "RCPT" => manners.rcpt(line, &mut recipients),
                 "DATA" if recipients.is_empty() => "503 5.5.1 no recipients\r\n".to_owned(),
                 "DATA" => {
                     peer.write_all(b"354 go\r\n").await.ok()?;
@@ -286,6 +308,7 @@ impl Rig {
             hostname: "relay.example".into(),
             bounce_to: BounceTo::Sender,
             delay_warning: Duration::from_secs(4 * 3600),
+            on_uncertain: OnUncertain::Retry,
             accounts: vec![account(auth, upstream.port)],
         };
         change(&mut config);
@@ -310,24 +333,16 @@ impl Rig {
     }
 
     async fn accept(&self, sender: &str, recipients: &[&str], text: &str) {
-        let path = match sender {
-            "" => ReversePath::Null,
-            sender => ReversePath::Address(Address::parse(sender).expect("valid")),
-        };
-        let address = |text: &&str| Recipient::new(Address::parse(text).expect("valid"));
-        let envelope = Envelope {
-            reverse_path: path,
-            recipients: recipients.iter().map(address).collect(),
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            ret: None,
-            envid: None,
-        };
-        self.accept_envelope(envelope, text).await;
+        self.accept_envelope(envelope(sender, recipients), text)
+            .await;
     }
 
     async fn accept_envelope(&self, envelope: Envelope, text: &str) {
         let text = format!("Subject: {text}\r\n\r\n{text}\r\n");
+        self.accept_message(envelope, text).await;
+    }
+
+    async fn accept_message(&self, envelope: Envelope, text: String) {
         let entry = NewEntry {
             id: self.parts.queue.next_id(),
             account: name(),
@@ -365,6 +380,24 @@ impl Rig {
     }
 }
 
+fn envelope(sender: &str, recipients: &[&str]) -> Envelope {
+    let address = |text: &str| Address::parse(text).expect("valid");
+    Envelope {
+        reverse_path: match sender {
+            "" => ReversePath::Null,
+            sender => ReversePath::Address(address(sender)),
+        },
+        recipients: recipients
+            .iter()
+            .map(|text| Recipient::new(address(text)))
+            .collect(),
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+    }
+}
+
 fn name() -> AccountName {
     AccountName::new("alerts")
 }
@@ -386,6 +419,8 @@ fn account(auth: Auth, port: u16) -> Account {
             messages_per_minute: None,
             recipients_per_day: None,
         },
+        sender: SenderRule::default(),
+        fallback: None,
     }
 }
 
@@ -755,11 +790,11 @@ async fn a_changed_account_restarts_and_an_unchanged_one_goes_on() {
     let delivery = rig.start();
     rig.accept("app@b.example", &["r@x.example"], "one").await;
     rig.upstream.taken(1).await;
-    let before = delivery.lane(&name()).expect("a lane");
+    let before = delivery.inner.lane(&name()).expect("a lane");
     delivery.reconfigure(rig.config.clone());
     assert!(Arc::ptr_eq(
         &before,
-        &delivery.lane(&name()).expect("a lane")
+        &delivery.inner.lane(&name()).expect("a lane")
     ));
 
     let mut changed = rig.config.clone();
@@ -767,7 +802,7 @@ async fn a_changed_account_restarts_and_an_unchanged_one_goes_on() {
     delivery.reconfigure(changed);
     assert!(!Arc::ptr_eq(
         &before,
-        &delivery.lane(&name()).expect("a lane")
+        &delivery.inner.lane(&name()).expect("a lane")
     ));
     rig.accept("app@b.example", &["r@x.example"], "two").await;
     rig.upstream.taken(2).await;
