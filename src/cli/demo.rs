@@ -27,7 +27,7 @@ use crate::{
     daemon::Daemon,
     mail::AccountName,
     net::tasks::Tasks,
-    oauth::SignIn,
+    oauth::{Service, SignIn},
     sandbox::{self, Delivered, Fault, Sandbox},
 };
 
@@ -215,7 +215,7 @@ impl Demo {
     /// One message, and a token that dies before it: the provider may end a token at any time.
     async fn send(&self, sandbox: &Sandbox, daemon: &Daemon) -> anyhow::Result<()> {
         let account = AccountName::new(ACCOUNT);
-        let token = daemon.oauth.access_token(&account).await?;
+        let token = daemon.oauth.access_token(&account, Service::Smtp).await?;
         sandbox.play(Fault::Expire);
         self.step("the provider ends that token early, as any provider may")?;
 
@@ -228,7 +228,10 @@ impl Demo {
              answered \"{reply}\" ({} for the whole session)",
             ms(durable - submitting)
         ))?;
-        daemon.oauth.changed(&account, token.generation).await;
+        daemon
+            .oauth
+            .changed(&account, Service::Smtp, token.generation)
+            .await;
         self.step(&format!(
             "token refreshed: the provider refused the dead one, the relay fetched another ({} \
              after the 250)",

@@ -11,7 +11,8 @@ use std::{
 use super::*;
 use crate::{
     delivery::{Auth, Tls},
-    oauth::{ClientAuthentication, Grant, Key, Kind},
+    mail::AccountName,
+    oauth::{ClientAuthentication, Grant, Key, Kind, Service},
 };
 
 const REFERENCE: &str = include_str!("../../config/gatepost.toml");
@@ -273,7 +274,7 @@ fn a_profile_is_filled_from_its_preset() {
         "http://localhost:9000/authorization/smtp_oauth/"
     );
     assert_eq!(
-        provider.refresh_scope,
+        config.oauth.accounts[&AccountName::new("a")].services[&Service::Smtp],
         "offline_access https://outlook.office.com/SMTP.Send"
     );
     let account = &config.delivery.accounts[0];

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     net::{tasks::Tasks, tls::client::Connectors},
-    oauth::Diagnosis,
+    oauth::{Diagnosis, Service},
     queue::Lease,
 };
 
@@ -456,7 +456,7 @@ impl Lane {
     async fn new_token(&self, generation: u64) {
         self.parts
             .oauth
-            .changed(&self.account.name, generation)
+            .changed(&self.account.name, Service::Smtp, generation)
             .await;
         let earliest = self.state().tried_at.map(|at| at + TOKEN_TRY_EVERY);
         if let Some(earliest) = earliest {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     mail::{Address, BodyType, Recipient, Reply, ReversePath},
-    oauth::{AccessToken, Diagnosis, TokenError},
+    oauth::{AccessToken, Diagnosis, Service, TokenError},
 };
 
 /// A probe that goes on or has come to its end.
@@ -105,8 +105,8 @@ impl Probe<'_> {
         }
         let (oauth, name) = (&self.lane.parts.oauth, &self.lane.account.name);
         let token = match stale {
-            None => oauth.access_token(name).await,
-            Some(stale) => oauth.refresh_after(name, stale).await,
+            None => oauth.access_token(name, Service::Smtp).await,
+            Some(stale) => oauth.refresh_after(name, Service::Smtp, stale).await,
         };
         token.map(Some).map_err(|error| {
             let (TokenError::SignInNeeded(diagnosis) | TokenError::Retrying(diagnosis)) = error;

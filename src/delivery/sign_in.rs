@@ -20,7 +20,7 @@ use super::{
 use crate::{
     delivery::transport::Cause,
     mail::Reply,
-    oauth::{AccessToken, Diagnosis, TokenError},
+    oauth::{AccessToken, Diagnosis, Service, TokenError},
 };
 
 /// Why the account cannot send now. The message is not to blame.
@@ -137,7 +137,11 @@ impl Lane {
         if !self.wants_token() {
             return Ok(None);
         }
-        let token = self.parts.oauth.access_token(&self.account.name).await;
+        let token = self
+            .parts
+            .oauth
+            .access_token(&self.account.name, Service::Smtp)
+            .await;
         let token = token.map_err(no_token)?;
         self.state().generation = token.generation;
         Ok(Some(token))
@@ -159,7 +163,11 @@ impl Lane {
             return Err(Trouble::Hold(diagnosis));
         }
         let name = &self.account.name;
-        let token = self.parts.oauth.refresh_after(name, refused).await;
+        let token = self
+            .parts
+            .oauth
+            .refresh_after(name, Service::Smtp, refused)
+            .await;
         self.state().generation = token.map_err(no_token)?.generation;
         Ok(())
     }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::{
     Diagnosis,
-    error_table::{AADSTS, AGAIN, DEFINITE},
+    error_table::{
+        AADSTS, AGAIN, DEFINITE, PERMISSION_AADSTS, PERMISSION_ERRORS, SERVICE_AADSTS,
+        SERVICE_ERRORS,
+    },
     response::Refusal,
 };
 use crate::mail::AccountName;
@@ -15,6 +18,7 @@ use crate::mail::AccountName;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) severity: Severity,
+    pub(super) about: About,
     pub(super) diagnosis: Diagnosis,
     /// The provider's wish, if it had one.
     pub(super) retry_after: Option<Duration>,
@@ -22,6 +26,17 @@ pub(super) struct Failure {
     pub(super) code: String,
     pub(super) aadsts: Option<u32>,
     pub(super) trace_id: Option<String>,
+}
+
+/// What a failure is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// Every token of the account.
+    Account,
+    /// The token asked for: the refresh token may serve other services.
+    Service,
+    /// The same, because nobody has consented to it.
+    Permission,
 }
 
 /// Whether trying again can help.
@@ -68,8 +83,24 @@ pub(super) fn judge(status: u16, refusal: &Refusal, account: &AccountName) -> Bo
         named.push_str(": ");
         named.push_str(&remark);
     }
+    let is_about = |errors: &[&str], numbers: &[u32]| {
+        errors.contains(&refusal.error.as_str())
+            || refusal
+                .suberror
+                .as_deref()
+                .is_some_and(|sub| errors.contains(&sub))
+            || aadsts.is_some_and(|number| numbers.contains(&number))
+    };
+    let about = if is_about(PERMISSION_ERRORS, PERMISSION_AADSTS) {
+        About::Permission
+    } else if is_about(SERVICE_ERRORS, SERVICE_AADSTS) {
+        About::Service
+    } else {
+        About::Account
+    };
     Box::new(Failure {
         severity,
+        about,
         diagnosis: Diagnosis {
             reason: named,
             remedy: remedy.replace("ACCOUNT", account.as_str()),
@@ -93,6 +124,7 @@ fn transient() -> (Severity, &'static str, &'static str) {
 pub(super) fn trouble(code: &str, reason: String) -> Box<Failure> {
     Box::new(Failure {
         severity: Severity::Transient,
+        about: About::Account,
         diagnosis: Diagnosis {
             reason,
             remedy: "nothing if the provider or the network is down, it is tried again by itself; \
@@ -110,6 +142,7 @@ pub(super) fn trouble(code: &str, reason: String) -> Box<Failure> {
 pub(super) fn definite(severity: Severity, code: &str, diagnosis: Diagnosis) -> Box<Failure> {
     Box::new(Failure {
         severity,
+        about: About::Account,
         diagnosis,
         retry_after: None,
         code: code.to_owned(),

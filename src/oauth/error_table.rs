@@ -372,3 +372,17 @@ pub(super) const AADSTS: &[Row] = &[
         "wait; it is tried again by itself",
     ),
 ];
+
+/// Errors about a consent that nobody has given: the refresh token may serve other resources.
+pub(super) const PERMISSION_ERRORS: &[&str] = &["consent_required"];
+
+/// The same as AADSTS numbers: not consented, not among the registration's permissions.
+pub(super) const PERMISSION_AADSTS: &[u32] = &[65_001, 65_005, 650_056, 650_057];
+
+/// Other errors about what was asked for, not about who asks.
+pub(super) const SERVICE_ERRORS: &[&str] = &["invalid_scope", "invalid_resource"];
+
+/// The same as AADSTS numbers: resource unknown, scope refused, administrator's consent missing.
+pub(super) const SERVICE_AADSTS: &[u32] = &[
+    50_001, 500_011, 70_011, 28_002, 28_003, 700_022, 700_023, 90_094, 90_095,
+];

@@ -25,8 +25,8 @@ use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use super::{
-    Account, ClientAuthentication, Diagnosis, Kind, Provider,
-    error::{self, Failure, Severity},
+    Account, ClientAuthentication, Diagnosis, Kind, Provider, Service,
+    error::{self, About, Failure, Severity},
     preset,
     response::{Granted, Refusal},
 };
@@ -57,19 +57,30 @@ pub(super) struct Profile {
 }
 
 impl Profile {
-    /// The scope of requests without a person.
-    pub(super) fn unattended_scope(&self) -> Cow<'_, str> {
-        let provider = &self.provider;
-        match self.account.grant {
-            super::Grant::ClientCredentials => Cow::Owned(preset::credentials_scope(
-                provider.kind,
-                &provider.scope,
-                &provider.refresh_scope,
-            )),
-            super::Grant::AuthorizationCode | super::Grant::DeviceCode => {
-                Cow::Borrowed(&provider.refresh_scope)
-            }
-        }
+    /// The scope of requests for this service without a person; empty: none is sent.
+    pub(super) fn scope(&self, service: Service) -> &str {
+        self.account
+            .services
+            .get(&service)
+            .map_or("", String::as_str)
+    }
+
+    /// What the code of a sign-in is redeemed for, where that must be named: consent may span
+    /// several resources, a token may not.
+    pub(super) fn redeemed_scope(&self) -> Option<&str> {
+        let scopes = self.account.services.values();
+        let asked = &self.provider.scope;
+        scopes
+            .map(String::as_str)
+            .find(|scope| preset::redeems_part(self.provider.kind, asked, scope))
+    }
+
+    /// The service that the token of a sign-in opens itself; the others need one more request each.
+    pub(super) fn opened_by_sign_in(&self) -> Option<Service> {
+        let asked = self.redeemed_scope().unwrap_or(&self.provider.scope);
+        let kind = self.provider.kind;
+        let mut services = self.account.services.iter();
+        services.find_map(|(service, scope)| preset::opens(kind, asked, scope).then_some(*service))
     }
 
     /// A diagnosis about this account.
@@ -78,6 +89,20 @@ impl Profile {
             reason: reason.into(),
             remedy: remedy.replace("ACCOUNT", self.name.as_str()),
         }
+    }
+
+    /// A failure to get a token for this service: what is missing has a name at each of them.
+    fn about(&self, service: Service, mut failure: Box<Failure>) -> Box<Failure> {
+        let unattended = self.account.grant.is_unattended();
+        let permission = preset::permission(self.provider.kind, service, unattended);
+        if let (About::Permission, Some(permission)) = (failure.about, permission) {
+            let (reason, remedy) = (&failure.diagnosis.reason, permission.remedy);
+            failure.diagnosis = Diagnosis {
+                reason: format!("the permission {} is missing: {reason}", permission.name),
+                remedy: remedy.replace("ACCOUNT", self.name.as_str()),
+            };
+        }
+        failure
     }
 
     pub(super) fn judge(&self, status: u16, refusal: &Refusal) -> Box<Failure> {
@@ -171,6 +196,7 @@ impl Grants {
     pub(super) async fn refresh(
         &self,
         profile: &Profile,
+        service: Service,
         token: &Secret,
     ) -> Result<Granted, Box<Failure>> {
         let exchange = self.exchange(profile, &profile.provider.token_url).await?;
@@ -178,29 +204,32 @@ impl Grants {
         let client = endpoint(&profile.provider);
         let token = RefreshToken::new(token.expose().to_owned());
         let mut request = client.exchange_refresh_token(&token);
-        let scope = profile.unattended_scope();
+        let scope = profile.scope(service);
         if !scope.is_empty() {
-            request = request.add_scope(Scope::new(scope.into_owned()));
+            request = request.add_scope(Scope::new(scope.to_owned()));
         }
         let answer = request.request_async(&exchange).await;
-        exchange.usable(answer)
+        let granted = exchange.usable(answer);
+        granted.map_err(|failure| profile.about(service, failure))
     }
 
     /// RFC 6749 §4.4.
     pub(super) async fn client_credentials(
         &self,
         profile: &Profile,
+        service: Service,
     ) -> Result<Granted, Box<Failure>> {
         let exchange = self.exchange(profile, &profile.provider.token_url).await?;
         let _permit = self.gate.acquire().await;
         let client = endpoint(&profile.provider);
         let mut request = client.exchange_client_credentials();
-        let scope = profile.unattended_scope();
+        let scope = profile.scope(service);
         if !scope.is_empty() {
-            request = request.add_scope(Scope::new(scope.into_owned()));
+            request = request.add_scope(Scope::new(scope.to_owned()));
         }
         let answer = request.request_async(&exchange).await;
-        exchange.usable(answer)
+        let granted = exchange.usable(answer);
+        granted.map_err(|failure| profile.about(service, failure))
     }
 
     /// RFC 6749 §4.1.3 with the verifier of RFC 7636.
@@ -219,8 +248,8 @@ impl Grants {
                 provider.redirect_url.clone(),
             )))
             .set_pkce_verifier(verifier);
-        if preset::redeems_part(provider.kind, &provider.scope, &provider.refresh_scope) {
-            request = request.add_extra_param("scope", provider.refresh_scope.as_str());
+        if let Some(scope) = profile.redeemed_scope() {
+            request = request.add_extra_param("scope", scope);
         }
         let answer = request.request_async(&exchange).await;
         exchange.usable(answer)

@@ -18,7 +18,7 @@ use tokio::{
 use url::Url;
 
 use super::{
-    AccessToken, Config, Diagnosis, Error, Grant, Key, SignIn, Status, TokenError,
+    AccessToken, Config, Diagnosis, Error, Grant, Key, Service, SignIn, Status, TokenError,
     grant::{Grants, Profile, authorization_url},
     refresher::{self, Beginning, Command, Handle, Parts, Serve},
     response::Granted,
@@ -91,6 +91,19 @@ impl Keeper {
         self.accounts().handles.get(account).cloned()
     }
 
+    /// The account's handle, if it has tokens for `service`.
+    fn serving(&self, account: &AccountName, service: Service) -> Result<Handle, TokenError> {
+        let handle = self.handle(account).ok_or_else(|| not_ours(account))?;
+        if handle.profile.account.services.contains_key(&service) {
+            return Ok(handle);
+        }
+        let reason = format!("the account's transport needs no token for {service}");
+        let diagnosis = handle
+            .profile
+            .diagnosis(reason, "set transport of the account");
+        Err(TokenError::SignInNeeded(diagnosis))
+    }
+
     pub(super) async fn configure(&self, config: Config) -> Result<(), Error> {
         let profiles = profiles(&config)?;
         let key: Key = config.key;
@@ -143,18 +156,24 @@ impl Keeper {
     pub(super) async fn access_token(
         &self,
         account: &AccountName,
+        service: Service,
     ) -> Result<AccessToken, TokenError> {
-        let handle = self.handle(account).ok_or_else(|| not_ours(account))?;
+        let handle = self.serving(account, service)?;
         let mut view = handle.view.clone();
         loop {
             let wall = self.parts.clock.now();
-            let served = view.borrow_and_update().serve(Instant::now(), wall);
+            let served = view
+                .borrow_and_update()
+                .serve(service, Instant::now(), wall);
             match served {
                 Serve::Token(token) => return Ok(token),
                 Serve::Refused(error) => return Err(error),
                 Serve::Wait => {}
                 Serve::Wake(generation) => {
-                    let command = Command::Wake { generation };
+                    let command = Command::Wake {
+                        service,
+                        generation,
+                    };
                     handle
                         .commands
                         .send(command)
@@ -169,11 +188,16 @@ impl Keeper {
     pub(super) async fn refresh_after(
         &self,
         account: &AccountName,
+        service: Service,
         stale: u64,
     ) -> Result<AccessToken, TokenError> {
-        let handle = self.handle(account).ok_or_else(|| not_ours(account))?;
+        let handle = self.serving(account, service)?;
         let (reply, answer) = oneshot::channel();
-        let command = Command::Force { stale, reply };
+        let command = Command::Force {
+            service,
+            stale,
+            reply,
+        };
         handle
             .commands
             .send(command)
@@ -182,14 +206,16 @@ impl Keeper {
         answer.await.map_err(|_| stopping())?
     }
 
-    pub(super) async fn changed(&self, account: &AccountName, generation: u64) {
+    pub(super) async fn changed(&self, account: &AccountName, service: Service, generation: u64) {
         let mut changes = self.changes.subscribe();
         // A token that cannot be had is no news, or a lane on hold would turn in a circle.
-        let news = |view: &refresher::View| match view.serve(Instant::now(), self.parts.clock.now())
-        {
-            Serve::Token(token) => token.generation != generation,
-            Serve::Wake(overdue) => overdue != generation,
-            Serve::Refused(_) | Serve::Wait => false,
+        let news = |view: &refresher::View| {
+            let (now, wall) = (Instant::now(), self.parts.clock.now());
+            match view.serve(service, now, wall) {
+                Serve::Token(token) => token.generation != generation,
+                Serve::Wake(overdue) => overdue != generation,
+                Serve::Refused(_) | Serve::Wait => false,
+            }
         };
         loop {
             let appeared = async {

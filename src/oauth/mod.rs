@@ -104,9 +104,6 @@ pub struct Provider {
     pub redirect_url: Url,
     /// Scope asked for at sign-in, space separated.
     pub scope: String,
-    /// Scope sent with each refresh; empty: none is sent. Microsoft gives a token for one resource,
-    /// so this names exactly one (the seed's profile signs in for Graph and needs an Outlook token).
-    pub refresh_scope: String,
     /// Extra trust anchors, PEM.
     pub ca_file: Option<PathBuf>,
 }
@@ -123,6 +120,17 @@ pub enum Grant {
     ClientCredentials,
 }
 
+impl Grant {
+    /// Whether tokens come without a person ever signing in.
+    #[must_use]
+    pub fn is_unattended(self) -> bool {
+        match self {
+            Self::AuthorizationCode | Self::DeviceCode => false,
+            Self::ClientCredentials => true,
+        }
+    }
+}
+
 /// A mailbox that needs tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {
@@ -132,6 +140,40 @@ pub struct Account {
     pub mailbox: String,
     /// How consent is obtained.
     pub grant: Grant,
+    /// What its tokens open, each with the scope that is sent for it without a person (empty: none
+    /// is sent). Never empty. See [`preset::service_scope`].
+    pub services: BTreeMap<Service, String>,
+}
+
+/// What an access token opens. Providers give a token for one resource, and one for another opens
+/// nothing: Microsoft's mail servers refuse a token for Graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Service {
+    /// SMTP submission.
+    Smtp,
+    /// Microsoft Graph.
+    Graph,
+    /// The Gmail API.
+    Gmail,
+}
+
+impl Service {
+    /// The word for logs and diagnoses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Graph => "graph",
+            Self::Gmail => "gmail",
+        }
+    }
+}
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// An access token with its generation. Compare generations, never texts.
@@ -293,12 +335,16 @@ impl Oauth {
         self.keeper.configure(config).await
     }
 
-    /// A live access token; waits for a refresh in flight. Cancel safe.
+    /// A live access token for `service`; waits for a refresh in flight. Cancel safe.
     ///
     /// # Errors
-    /// [`TokenError`], also for accounts that are not configured here.
-    pub async fn access_token(&self, account: &AccountName) -> Result<AccessToken, TokenError> {
-        self.keeper.access_token(account).await
+    /// [`TokenError`], also for accounts and services that are not configured here.
+    pub async fn access_token(
+        &self,
+        account: &AccountName,
+        service: Service,
+    ) -> Result<AccessToken, TokenError> {
+        self.keeper.access_token(account, service).await
     }
 
     /// A token newer than `stale`, by exactly one refresh however many callers ask: after a 535.
@@ -310,15 +356,16 @@ impl Oauth {
     pub async fn refresh_after(
         &self,
         account: &AccountName,
+        service: Service,
         stale: u64,
     ) -> Result<AccessToken, TokenError> {
-        self.keeper.refresh_after(account, stale).await
+        self.keeper.refresh_after(account, service, stale).await
     }
 
-    /// Resolves when the account has a token of a generation other than `generation`
+    /// Resolves when the account has a token for `service` of a generation other than `generation`
     /// (0: has any). For lanes on hold. Cancel safe.
-    pub async fn changed(&self, account: &AccountName, generation: u64) {
-        self.keeper.changed(account, generation).await;
+    pub async fn changed(&self, account: &AccountName, service: Service, generation: u64) {
+        self.keeper.changed(account, service, generation).await;
     }
 
     /// How the account's token stands; `None` when it needs none or is unknown.

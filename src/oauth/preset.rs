@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{ClientAuthentication, Grant, Kind};
+use super::{ClientAuthentication, Grant, Kind, Service};
 
 /// Microsoft's separate clouds; applications, tokens and users do not cross them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,8 +84,17 @@ struct CloudHosts {
     outlook: &'static str,
     /// Resource that app-only scopes name.
     outlook_app: &'static str,
+    /// Microsoft Graph, as resource and as root of its API.
+    graph: &'static str,
     smtp: &'static str,
 }
+
+const CLOUDS: [Cloud; 4] = [
+    Cloud::Global,
+    Cloud::UsGovHigh,
+    Cloud::UsGovDod,
+    Cloud::China,
+];
 
 const fn hosts(cloud: Cloud) -> CloudHosts {
     match cloud {
@@ -93,39 +102,41 @@ const fn hosts(cloud: Cloud) -> CloudHosts {
             login: "https://login.microsoftonline.com",
             outlook: "https://outlook.office.com",
             outlook_app: "https://outlook.office365.com",
+            graph: "https://graph.microsoft.com",
             smtp: "smtp.office365.com",
         },
         Cloud::UsGovHigh => CloudHosts {
             login: "https://login.microsoftonline.us",
             outlook: "https://outlook.office365.us",
             outlook_app: "https://outlook.office365.us",
+            graph: "https://graph.microsoft.us",
             smtp: "smtp.office365.us",
         },
         Cloud::UsGovDod => CloudHosts {
             login: "https://login.microsoftonline.us",
             outlook: "https://outlook.office365.us",
             outlook_app: "https://outlook.office365.us",
+            graph: "https://dod-graph.microsoft.us",
             smtp: "outlook-dod.office365.us",
         },
         Cloud::China => CloudHosts {
             login: "https://login.partner.microsoftonline.cn",
             outlook: "https://partner.outlook.cn",
             outlook_app: "https://partner.outlook.cn",
+            graph: "https://microsoftgraph.chinacloudapi.cn",
             smtp: "smtp.partner.outlook.cn",
         },
     }
 }
 
-/// Hosts of Microsoft Graph: a token for one of them opens no SMTP session.
-const GRAPH_HOSTS: [&str; 4] = [
-    "graph.microsoft.com",
-    "graph.microsoft.us",
-    "dod-graph.microsoft.us",
-    "microsoftgraph.chinacloudapi.cn",
-];
-
-/// Google's one scope for SMTP.
+/// Google's one scope for SMTP; it covers the Gmail API as well.
 const GOOGLE_MAIL: &str = "https://mail.google.com/";
+
+/// Sending by the Gmail API alone.
+const GMAIL_SEND: &str = "https://www.googleapis.com/auth/gmail.send";
+
+/// Scopes of OpenID Connect: they belong to no resource.
+const OIDC_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_access"];
 
 /// Microsoft: 3 connections, 30 messages a minute, 10 000 recipients a day.
 const MICROSOFT_LIMITS: Limits = Limits {
@@ -225,96 +236,148 @@ pub(super) fn authorize_parameters(kind: Kind) -> &'static [(&'static str, &'sta
     }
 }
 
-/// The scope sent when a token is asked for without a person: with each refresh, or by client
-/// credentials. Empty: none is sent.
+/// The scope sent when a token for `service` is asked for without a person: with each refresh, or by
+/// an application. Empty: none is sent. `scope` is the profile's, asked for at sign-in.
 ///
 /// Microsoft issues a token for one resource, and one for Graph opens no SMTP session. Whatever was
-/// consented to at sign-in, this names the Outlook resource and no other; a refresh token serves
-/// every resource its owner consented to.
+/// consented to at sign-in, this names the resource of the service and no other; a refresh token
+/// serves every resource its owner consented to.
 #[must_use]
-pub fn refresh_scope(kind: Kind, cloud: Cloud, scope: &str, grant: Grant) -> String {
-    match (kind, grant) {
-        (Kind::Microsoft, Grant::ClientCredentials) => app_scope(scope, hosts(cloud).outlook_app),
-        (Kind::Microsoft, Grant::AuthorizationCode | Grant::DeviceCode) => {
-            let outlook = hosts(cloud).outlook;
-            let Some(wanted) = mail_resource(scope) else {
-                return format!("offline_access {outlook}/SMTP.Send");
-            };
-            let of_it = scope
-                .split_ascii_whitespace()
-                .filter(|s| resource(s).as_deref() == Some(wanted.as_str()));
-            let parts: Vec<&str> = std::iter::once("offline_access").chain(of_it).collect();
-            parts.join(" ")
-        }
-        (_, Grant::ClientCredentials) => scope.to_owned(),
+pub fn service_scope(
+    kind: Kind,
+    cloud: Cloud,
+    scope: &str,
+    grant: Grant,
+    service: Service,
+) -> String {
+    match (kind, grant.is_unattended()) {
+        (Kind::Microsoft, true) => app_scope(scope, cloud, service),
+        (Kind::Microsoft, false) => person_scope(scope, cloud, service),
+        (Kind::Google, true) => match service {
+            Service::Gmail => GMAIL_SEND.to_owned(),
+            Service::Smtp | Service::Graph => GOOGLE_MAIL.to_owned(),
+        },
+        (Kind::Custom, true) => scope.to_owned(),
         // RFC 6749 §6: without a scope, what was granted stays granted.
-        (Kind::Google | Kind::Custom, Grant::AuthorizationCode | Grant::DeviceCode) => {
-            String::new()
-        }
+        (Kind::Google | Kind::Custom, false) => String::new(),
     }
 }
 
-/// The scope of a client credentials request, from a profile whose `refresh_scope` may have been
-/// written for people: Microsoft takes nothing but `{resource}/.default` there (AADSTS1002012).
-pub(super) fn credentials_scope(kind: Kind, scope: &str, refresh_scope: &str) -> String {
-    if kind != Kind::Microsoft {
-        let first = [refresh_scope, scope];
-        return first
-            .iter()
-            .find(|s| !s.is_empty())
-            .map_or_else(String::new, ToString::to_string);
-    }
-    let wanted = mail_resource(refresh_scope).or_else(|| mail_resource(scope));
-    let global = hosts(Cloud::Global);
-    match wanted {
-        // One service under two names; app-only tokens are documented under the second.
-        Some(name) if name == global.outlook => format!("{}/.default", global.outlook_app),
-        Some(name) => format!("{name}/.default"),
-        None => format!("{}/.default", global.outlook_app),
-    }
-}
-
-fn app_scope(scope: &str, default_resource: &str) -> String {
-    let given = scope
+/// The parts of `scope` that name the service's resource, else its one permission.
+fn person_scope(scope: &str, cloud: Cloud, service: Service) -> String {
+    let mut parts = vec!["offline_access".to_owned()];
+    let named: Vec<&str> = scope
         .split_ascii_whitespace()
-        .find(|s| s.ends_with("/.default") && resource(s).is_some_and(|name| !is_graph(&name)));
-    given.map_or_else(|| format!("{default_resource}/.default"), str::to_owned)
+        .filter(|part| resource(part).is_some_and(|resource| belongs(&resource, service)))
+        .collect();
+    // One service under two names: those of the first that is named.
+    let first = named.first().and_then(|part| resource(part));
+    let of_it = named.iter().filter(|part| resource(part) == first);
+    parts.extend(of_it.map(ToString::to_string));
+    if first.is_none() {
+        let hosts = hosts(cloud);
+        parts.push(match service {
+            Service::Graph => format!("{}/Mail.Send", hosts.graph),
+            Service::Smtp | Service::Gmail => format!("{}/SMTP.Send", hosts.outlook),
+        });
+    }
+    parts.join(" ")
 }
 
-/// Whether the token that a sign-in with `scope` yields opens another resource than
-/// `refresh_scope` names, so that it is worth nothing and one for the right resource must be got.
-pub(super) fn needs_other_resource(kind: Kind, scope: &str, refresh_scope: &str) -> bool {
-    let first = scope.split_ascii_whitespace().find_map(resource);
-    kind == Kind::Microsoft && !refresh_scope.is_empty() && first != mail_resource(refresh_scope)
+/// Microsoft takes nothing but `{resource}/.default` from an application (AADSTS1002012).
+fn app_scope(scope: &str, cloud: Cloud, service: Service) -> String {
+    let given = scope.split_ascii_whitespace().find(|part| {
+        let fits = resource(part).is_some_and(|resource| belongs(&resource, service));
+        part.ends_with("/.default") && fits
+    });
+    let hosts = hosts(cloud);
+    let resource = match service {
+        Service::Graph => hosts.graph,
+        Service::Smtp | Service::Gmail => hosts.outlook_app,
+    };
+    given.map_or_else(|| format!("{resource}/.default"), str::to_owned)
 }
 
-/// Whether redeeming the code must name which part of the consent the first token is for: consent
-/// may span several resources, a token may not.
-pub(super) fn redeems_part(kind: Kind, scope: &str, refresh_scope: &str) -> bool {
-    let asked: Vec<&str> = scope.split_ascii_whitespace().collect();
-    let mut wanted = refresh_scope.split_ascii_whitespace();
-    kind == Kind::Microsoft
-        && needs_other_resource(kind, scope, refresh_scope)
-        && wanted.all(|part| asked.contains(&part))
+/// Whether a token for `resource` opens `service`.
+fn belongs(resource: &str, service: Service) -> bool {
+    is_graph(resource) == (service == Service::Graph)
 }
 
-/// The first resource in a scope that is not Graph.
-fn mail_resource(scope: &str) -> Option<String> {
-    let mut resources = scope.split_ascii_whitespace().filter_map(resource);
-    resources.find(|name| !is_graph(name))
+/// Whether the token that a sign-in with the scope `asked` yields opens the service whose scope is
+/// `wanted`. If not, it is worth nothing there and another one must be got.
+pub(super) fn opens(kind: Kind, asked: &str, wanted: &str) -> bool {
+    kind != Kind::Microsoft
+        || wanted.is_empty()
+        || match (first_resource(asked), first_resource(wanted)) {
+            (Some(asked), Some(wanted)) => {
+                asked == wanted || (is_graph(&asked) && is_graph(&wanted))
+            }
+            (None, _) | (_, None) => false,
+        }
+}
+
+/// Whether redeeming a code must name `wanted`, because the consent spans several resources and its
+/// first is another.
+pub(super) fn redeems_part(kind: Kind, asked: &str, wanted: &str) -> bool {
+    let all: Vec<&str> = asked.split_ascii_whitespace().collect();
+    let mut parts = wanted.split_ascii_whitespace();
+    kind == Kind::Microsoft && !opens(kind, asked, wanted) && parts.all(|part| all.contains(&part))
+}
+
+/// The resource that Microsoft's token is for: the first in the scope.
+fn first_resource(scope: &str) -> Option<String> {
+    let mut parts = scope.split_ascii_whitespace();
+    let first = parts.find(|part| !OIDC_SCOPES.contains(part))?;
+    // Short names are Graph's.
+    Some(resource(first).unwrap_or_else(|| hosts(Cloud::Global).graph.to_owned()))
 }
 
 /// `https://outlook.office.com` of `https://outlook.office.com/SMTP.Send`; short names such as
-/// `offline_access` or Graph's `Mail.Send` have none.
+/// Graph's `Mail.Send` have none.
 fn resource(scope: &str) -> Option<String> {
     let url = Url::parse(scope).ok()?;
     url.has_host().then(|| url.origin().ascii_serialization())
 }
 
 fn is_graph(resource: &str) -> bool {
-    GRAPH_HOSTS
-        .iter()
-        .any(|host| resource.strip_prefix("https://") == Some(host))
+    CLOUDS.iter().any(|cloud| hosts(*cloud).graph == resource)
+}
+
+/// A permission that a service needs, and where it is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Permission {
+    pub(super) name: &'static str,
+    /// `ACCOUNT` stands for the account's name.
+    pub(super) remedy: &'static str,
+}
+
+/// The permission without which a provider gives no token for `service`.
+pub(super) fn permission(kind: Kind, service: Service, unattended: bool) -> Option<Permission> {
+    let (name, remedy) = match (kind, service, unattended) {
+        (Kind::Microsoft, Service::Smtp, false) => (
+            "SMTP.Send",
+            "in the Azure portal add it to the application (API permissions, Microsoft Graph, Delegated \
+             permissions, SMTP.Send) and click Grant admin consent; then: gatepost login ACCOUNT",
+        ),
+        (Kind::Microsoft, Service::Graph, false) => (
+            "Mail.Send",
+            "in the Azure portal add it to the application (API permissions, Microsoft Graph, Delegated \
+             permissions, Mail.Send) and click Grant admin consent; then: gatepost login ACCOUNT",
+        ),
+        (Kind::Microsoft, Service::Smtp, true) => (
+            "SMTP.SendAsApp",
+            "in the Azure portal add it to the application (API permissions, APIs my organization uses, \
+             Office 365 Exchange Online, Application permissions, SMTP.SendAsApp) and click Grant admin \
+             consent",
+        ),
+        (Kind::Microsoft, Service::Graph, true) => (
+            "Mail.Send",
+            "in the Azure portal add it to the application (API permissions, Microsoft Graph, \
+             Application permissions, Mail.Send) and click Grant admin consent",
+        ),
+        (Kind::Microsoft, Service::Gmail, _) | (Kind::Google | Kind::Custom, _, _) => return None,
+    };
+    Some(Permission { name, remedy })
 }
 
 /// Whether `granted` lacks a permission that Google lets a person untick (its granular consent).
@@ -363,116 +426,145 @@ mod tests {
         assert!(made.device_authorization_url.is_some() && made.revocation_url.is_some());
     }
 
+    const OUTLOOK: &str = "https://outlook.office.com/SMTP.Send";
+    const SEED: &str = "offline_access https://graph.microsoft.com/.default";
+
     #[test]
-    fn a_refresh_names_one_resource_and_never_graph() {
+    #[expect(clippy::too_many_lines, reason = "a table")]
+    fn a_token_is_asked_for_with_one_resource_the_services_own() {
         use Grant::{AuthorizationCode as Person, ClientCredentials as App};
-        let outlook = "https://outlook.office.com/SMTP.Send";
-        for (cloud, scope, grant, expected) in [
-            // The seed's scope signs in for Graph; SMTP needs Outlook.
+        let both =
+            "https://graph.microsoft.com/Mail.Send https://outlook.office365.com/SMTP.Send openid";
+        for (cloud, scope, grant, smtp, graph) in [
             (
                 Cloud::Global,
-                "offline_access https://graph.microsoft.com/.default",
+                SEED,
                 Person,
-                format!("offline_access {outlook}"),
+                "https://outlook.office.com/SMTP.Send",
+                "https://graph.microsoft.com/.default",
             ),
             (
                 Cloud::Global,
                 "",
                 Person,
-                format!("offline_access {outlook}"),
+                OUTLOOK,
+                "https://graph.microsoft.com/Mail.Send",
             ),
             (
                 Cloud::Global,
                 "offline_access Mail.Send SMTP.Send",
                 Person,
-                format!("offline_access {outlook}"),
+                OUTLOOK,
+                "https://graph.microsoft.com/Mail.Send",
             ),
             (
                 Cloud::Global,
-                "https://graph.microsoft.com/Mail.Send https://outlook.office365.com/SMTP.Send",
+                both,
                 Person,
-                "offline_access https://outlook.office365.com/SMTP.Send".to_owned(),
+                "https://outlook.office365.com/SMTP.Send",
+                "https://graph.microsoft.com/Mail.Send",
             ),
             (
                 Cloud::China,
-                "offline_access https://partner.outlook.cn/.default",
+                "https://partner.outlook.cn/.default",
                 Person,
-                "offline_access https://partner.outlook.cn/.default".to_owned(),
+                "https://partner.outlook.cn/.default",
+                "https://microsoftgraph.chinacloudapi.cn/Mail.Send",
             ),
             (
-                Cloud::China,
+                Cloud::UsGovDod,
                 "",
                 Person,
-                "offline_access https://partner.outlook.cn/SMTP.Send".to_owned(),
+                "https://outlook.office365.us/SMTP.Send",
+                "https://dod-graph.microsoft.us/Mail.Send",
             ),
             (
                 Cloud::Global,
-                "offline_access https://graph.microsoft.com/.default",
+                SEED,
                 App,
-                "https://outlook.office365.com/.default".to_owned(),
+                "https://outlook.office365.com/.default",
+                "https://graph.microsoft.com/.default",
             ),
             (
                 Cloud::UsGovHigh,
                 "",
                 App,
-                "https://outlook.office365.us/.default".to_owned(),
+                "https://outlook.office365.us/.default",
+                "https://graph.microsoft.us/.default",
             ),
             (
                 Cloud::Global,
                 "https://outlook.office.com/.default",
                 App,
-                "https://outlook.office.com/.default".to_owned(),
-            ),
-        ] {
-            let made = refresh_scope(Kind::Microsoft, cloud, scope, grant);
-            assert_eq!(made, expected, "{cloud:?} {scope}");
-        }
-        assert_eq!(
-            refresh_scope(Kind::Google, Cloud::Global, GOOGLE_MAIL, Person),
-            ""
-        );
-        assert_eq!(
-            refresh_scope(Kind::Custom, Cloud::Global, "mail", App),
-            "mail"
-        );
-    }
-
-    #[test]
-    fn client_credentials_ask_for_the_default_of_the_mail_resource() {
-        for (scope, refresh, expected) in [
-            (
-                "",
-                "offline_access https://outlook.office.com/SMTP.Send",
-                "https://outlook.office365.com/.default",
-            ),
-            (
-                "",
-                "https://partner.outlook.cn/.default",
-                "https://partner.outlook.cn/.default",
-            ),
-            (
+                "https://outlook.office.com/.default",
                 "https://graph.microsoft.com/.default",
-                "",
-                "https://outlook.office365.com/.default",
             ),
         ] {
-            assert_eq!(credentials_scope(Kind::Microsoft, scope, refresh), expected);
+            let offline = if grant == Person {
+                "offline_access "
+            } else {
+                ""
+            };
+            for (service, wanted) in [(Service::Smtp, smtp), (Service::Graph, graph)] {
+                let made = service_scope(Kind::Microsoft, cloud, scope, grant, service);
+                assert_eq!(
+                    made,
+                    format!("{offline}{wanted}"),
+                    "{cloud:?} {scope} {service}"
+                );
+            }
         }
-        assert_eq!(credentials_scope(Kind::Custom, "mail", ""), "mail");
+        let other =
+            |kind, scope, grant, service| service_scope(kind, Cloud::Global, scope, grant, service);
+        assert_eq!(other(Kind::Google, GOOGLE_MAIL, Person, Service::Smtp), "");
+        assert_eq!(
+            other(Kind::Google, GOOGLE_MAIL, App, Service::Smtp),
+            GOOGLE_MAIL
+        );
+        assert_eq!(
+            other(Kind::Google, GOOGLE_MAIL, App, Service::Gmail),
+            GMAIL_SEND
+        );
+        assert_eq!(other(Kind::Custom, "mail", App, Service::Smtp), "mail");
+        assert_eq!(other(Kind::Custom, "mail", Person, Service::Smtp), "");
     }
 
     #[test]
-    fn a_graph_sign_in_calls_for_an_outlook_token() {
-        let outlook = "offline_access https://outlook.office.com/SMTP.Send";
-        let graph = "offline_access https://graph.microsoft.com/.default";
-        assert!(needs_other_resource(Kind::Microsoft, graph, outlook));
-        assert!(!needs_other_resource(Kind::Microsoft, outlook, outlook));
-        assert!(!needs_other_resource(Kind::Custom, "mail", ""));
-        // Consent to both: the code is redeemed for the part that sends mail.
-        let both = "offline_access https://graph.microsoft.com/Mail.Send \
-                    https://outlook.office.com/SMTP.Send";
-        assert!(redeems_part(Kind::Microsoft, both, outlook));
-        assert!(!redeems_part(Kind::Microsoft, graph, outlook));
-        assert!(!redeems_part(Kind::Microsoft, outlook, outlook));
+    fn a_sign_in_opens_the_first_resource_it_names() {
+        let smtp = format!("offline_access {OUTLOOK}");
+        let graph = "offline_access https://graph.microsoft.com/Mail.Send";
+        for (asked, opens_smtp, opens_graph) in [
+            (SEED, false, true),
+            ("openid profile offline_access Mail.Send", false, true),
+            (smtp.as_str(), true, false),
+            ("offline_access", false, false),
+        ] {
+            assert_eq!(opens(Kind::Microsoft, asked, &smtp), opens_smtp, "{asked}");
+            assert_eq!(opens(Kind::Microsoft, asked, graph), opens_graph, "{asked}");
+        }
+        assert!(opens(Kind::Custom, "mail", "") && opens(Kind::Google, GOOGLE_MAIL, ""));
+        // Consent to both: the code is redeemed for the part that is wanted.
+        let both = format!("{graph} {OUTLOOK}");
+        assert!(redeems_part(Kind::Microsoft, &both, &smtp));
+        assert!(!redeems_part(Kind::Microsoft, SEED, &smtp));
+        assert!(!redeems_part(Kind::Microsoft, &smtp, &smtp));
+    }
+
+    #[test]
+    fn every_permission_of_microsoft_has_its_place() {
+        for (service, unattended, name) in [
+            (Service::Smtp, false, "SMTP.Send"),
+            (Service::Smtp, true, "SMTP.SendAsApp"),
+            (Service::Graph, false, "Mail.Send"),
+            (Service::Graph, true, "Mail.Send"),
+        ] {
+            let permission = permission(Kind::Microsoft, service, unattended).unwrap();
+            assert_eq!(permission.name, name);
+            assert!(permission.remedy.contains(name));
+            assert_eq!(
+                permission.remedy.contains("Application permissions"),
+                unattended
+            );
+        }
     }
 }

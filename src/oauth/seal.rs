@@ -5,6 +5,7 @@
 //! account nor an old one passed off as the current one.
 
 use std::{
+    collections::BTreeMap,
     io::{ErrorKind, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
@@ -19,7 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{Error, Key};
+use super::{Error, Key, Service};
 use crate::{mail::AccountName, secret::Secret, store::SealedToken};
 
 /// The form described above.
@@ -34,30 +35,45 @@ const KEY_FILE_MAX: u64 = 1024;
 /// What is kept of an account. It exists in the clear in memory alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// None: client credentials.
+    /// None: nobody signed in, an application has tokens of its own.
     #[serde(default, serialize_with = "exposed")]
     pub(super) refresh_token: Option<Secret>,
-    /// None: signed in, but no token for the mail service yet.
-    #[serde(default, serialize_with = "exposed")]
-    pub(super) access_token: Option<Secret>,
+    /// Where the refresh token came from: it is shown to no other host.
+    pub(super) token_url: String,
+    /// Whose tokens they are.
+    pub(super) client_id: String,
+    /// When a person consented.
+    #[serde(default)]
+    pub(super) consented_at: Option<Timestamp>,
+    /// Where the provider puts an end to the consent itself.
+    #[serde(default)]
+    pub(super) consent_ends_at: Option<Timestamp>,
+    /// The access tokens at hand.
+    #[serde(default)]
+    pub(super) access: BTreeMap<Service, Access>,
+}
+
+/// An access token with what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Access {
+    #[serde(serialize_with = "exposed_always")]
+    pub(super) token: Secret,
     pub(super) obtained_at: Timestamp,
     pub(super) expires_at: Timestamp,
     /// As granted, if told.
     #[serde(default)]
     pub(super) scope: Option<String>,
-    /// Where the refresh token came from: it is shown to no other host.
-    pub(super) token_url: String,
-    /// Whose tokens they are, and for what: the access token is used for nothing else.
-    pub(super) client_id: String,
+    /// What it was asked for: it is used for nothing else.
     pub(super) asked_scope: String,
-    /// Where the provider puts an end to the consent itself.
-    #[serde(default)]
-    pub(super) consent_ends_at: Option<Timestamp>,
 }
 
-/// The one place where a secret is written out: into bytes about to be sealed.
+/// With the next, the one place where a secret is written out: into bytes about to be sealed.
 fn exposed<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
     secret.as_ref().map(Secret::expose).serialize(serializer)
+}
+
+fn exposed_always<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.expose().serialize(serializer)
 }
 
 /// Why a record cannot be opened.
@@ -288,14 +304,20 @@ mod tests {
     fn record(token: &str) -> Record {
         Record {
             refresh_token: Some(Secret::new(token)),
-            access_token: None,
-            obtained_at: Timestamp::UNIX_EPOCH,
-            expires_at: Timestamp::UNIX_EPOCH,
-            scope: None,
             token_url: "https://login.example.com/token".to_owned(),
             client_id: "client".to_owned(),
-            asked_scope: String::new(),
+            consented_at: None,
             consent_ends_at: None,
+            access: BTreeMap::from([(
+                Service::Graph,
+                Access {
+                    token: Secret::new("canary-access"),
+                    obtained_at: Timestamp::UNIX_EPOCH,
+                    expires_at: Timestamp::UNIX_EPOCH,
+                    scope: None,
+                    asked_scope: String::new(),
+                },
+            )]),
         }
     }
 

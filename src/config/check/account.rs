@@ -7,7 +7,7 @@ use crate::{
     config::{field::Named, file, leaf::Mechanism},
     delivery::{self, Limits, Rewrite, SenderRule},
     mail::AccountName,
-    oauth::{self, Grant, Kind},
+    oauth::{self, Grant, Kind, Service},
 };
 
 /// A plain smarthost publishes no limit and is made for bulk: as many as Postfix opens to one
@@ -85,6 +85,12 @@ impl Checker<'_> {
                 provider,
                 mailbox: mailbox.clone(),
                 grant,
+                services: [Service::Smtp]
+                    .map(|service| {
+                        let scope = profile.map(|profile| profile.scope(grant, service));
+                        (service, scope.unwrap_or_default())
+                    })
+                    .into(),
             };
             accounts.oauth.insert(name.clone(), account);
         }

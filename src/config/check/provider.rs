@@ -12,7 +12,7 @@ use crate::{
         file,
     },
     oauth::{
-        ClientAuthentication, Grant, Kind, Provider,
+        ClientAuthentication, Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
     },
 };
@@ -31,6 +31,7 @@ pub(super) struct Profile {
     /// `None`: something is wrong with it, and told.
     provider: Option<Provider>,
     pub(super) kind: Kind,
+    cloud: Cloud,
     pub(super) preset: Preset,
     /// Grants that cannot work with it: which, why not, and the remedy.
     refusals: Vec<(Grant, &'static str, &'static str)>,
@@ -41,6 +42,14 @@ impl Profile {
     pub(super) fn refuses(&self, grant: Grant) -> Option<(&'static str, &'static str)> {
         let mut refusals = self.refusals.iter();
         refusals.find_map(|(refused, what, remedy)| (*refused == grant).then_some((*what, *remedy)))
+    }
+}
+
+impl Profile {
+    /// The scope of an account's tokens for `service`.
+    pub(super) fn scope(&self, grant: Grant, service: Service) -> String {
+        let scope = self.provider.as_ref().map_or("", |p| p.scope.as_str());
+        preset::service_scope(self.kind, self.cloud, scope, grant, service)
     }
 }
 
@@ -82,11 +91,12 @@ impl Checker<'_> {
         let cloud = section.cloud.copied().unwrap_or_default();
         let preset = preset::preset(known_kind, cloud, &tenant);
         self.microsoft_only(section, kind);
-        let provider = self.provider(section, kind, cloud, &preset, admin);
+        let provider = self.provider(section, kind, &preset, admin);
         Profile {
             refusals: refusals(section, known_kind, &preset),
             provider,
             kind: known_kind,
+            cloud,
             preset,
         }
     }
@@ -95,7 +105,6 @@ impl Checker<'_> {
         &mut self,
         section: &file::Provider,
         kind: Option<Kind>,
-        cloud: Cloud,
         preset: &Preset,
         admin: &admin::Config,
     ) -> Option<Provider> {
@@ -137,8 +146,6 @@ impl Checker<'_> {
                 .clone()
                 .filter(|_| section.token_url.is_absent()),
             redirect_url: redirect_url?,
-            // Application tokens derive their own scope from this one when they are asked for.
-            refresh_scope: preset::refresh_scope(kind?, cloud, &scope, Grant::AuthorizationCode),
             scope,
             ca_file: section.ca_file.copied(),
         })

@@ -437,13 +437,13 @@ fn oauth_config(token_url: url::Url, uses_token: bool) -> oauth::Config {
         device_authorization_url: None,
         revocation_url: None,
         scope: "mail".into(),
-        refresh_scope: String::new(),
         ca_file: None,
     };
     let account = oauth::Account {
         provider: "p".into(),
         mailbox: "alerts@contoso.example".into(),
         grant: oauth::Grant::ClientCredentials,
+        services: BTreeMap::from([(oauth::Service::Smtp, "mail".to_owned())]),
     };
     oauth::Config {
         providers: BTreeMap::from([("p".to_owned(), provider)]),

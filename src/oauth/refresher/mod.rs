@@ -5,28 +5,30 @@
 //! stays as it was, the new tokens serve from memory, and storing is tried again until it succeeds.
 //! On an error nothing is deleted.
 
+mod fetch;
 mod person;
 mod view;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use jiff::SignedDuration;
-use oauth2::TokenResponse as _;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
 pub(super) use person::check_sign_in;
-use view::Live;
+use view::{Live, Slot};
 pub(super) use view::{Serve, View};
 
 use super::{
-    AccessToken, Diagnosis, Error, Grant, TokenError,
-    error::{Failure, Severity},
+    AccessToken, Diagnosis, Error, Service, TokenError,
+    error::Severity,
     grant::{Grants, Profile},
     response::Granted,
     seal::{Record, Sealer},
@@ -56,17 +58,18 @@ pub(super) struct Parts {
 pub(super) enum Command {
     /// A server refused the token of this generation: get another.
     Force {
+        service: Service,
         stale: u64,
         reply: oneshot::Sender<Result<AccessToken, TokenError>>,
     },
     /// See [`Serve::Wake`].
-    Wake { generation: u64 },
+    Wake { service: Service, generation: u64 },
     /// A person signed in.
     Adopt {
         granted: Box<Granted>,
         reply: oneshot::Sender<Result<(), Diagnosis>>,
     },
-    /// Get a token now, whatever was wrong before (client credentials).
+    /// Get every token now, whatever was wrong before (no person is needed).
     Fetch {
         reply: oneshot::Sender<Result<(), Diagnosis>>,
     },
@@ -112,12 +115,21 @@ struct Refresher {
     sealed: Option<Vec<u8>>,
     /// The stored record cannot be opened: it is not overwritten before a new sign-in.
     locked: bool,
-    /// When to refresh or to probe.
-    next: Option<Instant>,
+    /// One for each service of the account.
+    schedules: BTreeMap<Service, Schedule>,
     /// When to try storing again; none: everything is stored.
     save_at: Option<Instant>,
-    failures: u32,
     save_failures: u32,
+}
+
+/// When what happens to the token for one service.
+#[derive(Debug, Default)]
+struct Schedule {
+    /// When to refresh or to probe.
+    next: Option<Instant>,
+    /// Transient failures in a row.
+    failures: u32,
+    /// When a server's refusal last forced a refresh.
     forced_at: Option<Instant>,
 }
 
@@ -129,7 +141,7 @@ pub(super) fn start(
     beginning: Beginning,
     tasks: &Tasks,
 ) -> Handle {
-    let (view, seen) = watch::channel(View::new());
+    let (view, seen) = watch::channel(View::default());
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let handle = Handle {
         profile: Arc::clone(&profile),
@@ -146,11 +158,9 @@ pub(super) fn start(
         version: 0,
         sealed: None,
         locked: false,
-        next: None,
+        schedules: BTreeMap::new(),
         save_at: None,
-        failures: 0,
         save_failures: 0,
-        forced_at: None,
     };
     let predecessor = beginning.predecessor;
     if predecessor.is_none() {
@@ -183,7 +193,8 @@ impl Refresher {
             }
         }
         loop {
-            let due = [self.next, self.save_at].into_iter().flatten().min();
+            let next = self.due().map(|(at, _)| at);
+            let due = [next, self.save_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = tasks.stopped() => break,
@@ -204,38 +215,58 @@ impl Refresher {
         if self.save_at.is_some_and(|at| at <= now) {
             self.save().await;
         }
-        if self.next.is_some_and(|at| at <= now) {
-            self.refresh().await;
+        if let Some((_, service)) = self.due().filter(|(at, _)| *at <= now) {
+            self.refresh(service).await;
         }
+    }
+
+    /// What is due first, and when.
+    fn due(&self) -> Option<(Instant, Service)> {
+        let schedules = self.schedules.iter();
+        let due = schedules.filter_map(|(service, schedule)| Some((schedule.next?, *service)));
+        due.min()
+    }
+
+    fn services(&self) -> Vec<Service> {
+        self.profile.account.services.keys().copied().collect()
+    }
+
+    fn schedule(&mut self, service: Service) -> &mut Schedule {
+        self.schedules.entry(service).or_default()
+    }
+
+    /// Shows how the token for a service stands.
+    fn show(&self, service: Service, change: impl FnOnce(&mut Slot)) {
+        self.view
+            .send_modify(|view| change(view.slots.entry(service).or_default()));
     }
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Force { stale, reply } => {
-                let answer = self.force(stale).await;
+            Command::Force {
+                service,
+                stale,
+                reply,
+            } => {
+                let answer = self.force(service, stale).await;
                 answer_to(reply, answer);
             }
-            Command::Wake { generation } => {
-                let view = self.view.borrow().clone();
-                let same = view
-                    .token
-                    .is_some_and(|live| live.token.generation == generation);
-                if same && view.trouble.is_none() {
-                    self.refresh().await;
-                }
-            }
+            Command::Wake {
+                service,
+                generation,
+            } => self.wake(service, generation).await,
             Command::Adopt { granted, reply } => {
                 let answer = self.adopt(&granted).await;
                 answer_to(reply, answer);
             }
             Command::Fetch { reply } => {
                 self.locked = false;
-                self.refresh().await;
-                let trouble = self.view.borrow().trouble.clone();
-                answer_to(
-                    reply,
-                    trouble.map_or(Ok(()), |(_, diagnosis)| Err(diagnosis)),
-                );
+                for service in self.services() {
+                    self.refresh(service).await;
+                }
+                let trouble = |slot: &Slot| slot.trouble.as_ref().map(|(_, told)| told.clone());
+                let trouble = self.view.borrow().slots.values().find_map(trouble);
+                answer_to(reply, trouble.map_or(Ok(()), Err));
             }
             Command::SignOut { reply } => {
                 let answer = self.sign_out().await;
@@ -264,9 +295,14 @@ impl Refresher {
                 } else {
                     Some(stored.record)
                 };
-                let obtained_at = opened.record.obtained_at;
+                let obtained = opened
+                    .record
+                    .access
+                    .values()
+                    .map(|access| access.obtained_at);
+                let obtained_at = obtained.max();
                 self.view
-                    .send_modify(|view| view.last_refresh_at = Some(obtained_at));
+                    .send_modify(|view| view.last_refresh_at = obtained_at);
                 self.record = Some(opened.record);
                 self.locked = false;
                 self.consider();
@@ -278,63 +314,61 @@ impl Refresher {
                 tracing::error!(event = "token_record_locked", account = %self.profile.name,
                     error = %unopened);
                 self.consider();
-                if self.profile.account.grant != Grant::ClientCredentials {
+                if !self.profile.account.grant.is_unattended() {
                     let diagnosis = self.profile.diagnosis(
                         unopened.to_string(),
                         "restore the key that sealed it and reload, or sign in again: \
                          gatepost login ACCOUNT",
                     );
-                    self.rest(Severity::SignIn, diagnosis);
+                    self.rest(&diagnosis);
                 }
             }
         }
     }
 
-    /// Decides, after tokens or configuration changed, what there is to do: serve the access token
-    /// at hand, get one now, or wait for a person.
+    /// Decides, after tokens or configuration changed, what there is to do: serve the access tokens
+    /// at hand, get them now, or wait for a person.
     fn consider(&mut self) {
-        self.failures = 0;
-        self.forced_at = None;
+        let services = self.services();
+        self.schedules.clear();
+        self.view.send_modify(|view| {
+            view.slots.retain(|service, _| services.contains(service));
+        });
         if let Err(diagnosis) = self.way() {
-            self.rest(Severity::SignIn, diagnosis);
+            self.rest(&diagnosis);
             return;
         }
-        let revived = self.record.as_ref().and_then(|record| self.revive(record));
-        match revived {
-            Some((live, due)) => {
-                self.next = Some(due);
-                self.view.send_modify(|view| {
-                    view.token = Some(live);
-                    view.trouble = None;
-                    view.busy = false;
-                });
-            }
-            None => {
-                self.next = Some(Instant::now());
-                self.view.send_modify(|view| {
-                    view.token = None;
-                    view.trouble = None;
-                    view.busy = true;
-                });
-            }
+        for service in services {
+            let revived = self.revive(service);
+            let (live, due) = match revived {
+                Some((live, due)) => (Some(live), due),
+                None => (None, Instant::now()),
+            };
+            self.schedule(service).next = Some(due);
+            self.show(service, |slot| {
+                slot.busy = live.is_none();
+                slot.token = live;
+                slot.trouble = None;
+            });
         }
     }
 
     /// The stored access token, if it may be used for what is configured now, and when to refresh.
-    fn revive(&self, record: &Record) -> Option<(Live, Instant)> {
-        let token = record.access_token.clone()?;
+    fn revive(&self, service: Service) -> Option<(Live, Instant)> {
+        let record = self.record.as_ref()?;
+        let access = record.access.get(&service)?;
         let provider = &self.profile.provider;
         let same = record.token_url == provider.token_url.as_str()
             && record.client_id == provider.client_id
-            && record.asked_scope == self.profile.unattended_scope();
+            && access.asked_scope == self.profile.scope(service);
         let wall = self.parts.clock.now();
-        let (age, left) = state::revive(record.obtained_at, record.expires_at, wall)?;
+        let (age, left) = state::revive(access.obtained_at, access.expires_at, wall)?;
         let due = state::refresh_after(age + left, Chance::draw()).saturating_sub(age);
         let now = Instant::now();
         let live = Live {
-            token: self.generation(token),
+            token: self.generation(access.token.clone()),
             ends: now + left,
-            expires_at: record.expires_at,
+            expires_at: access.expires_at,
         };
         same.then_some((live, now + due))
     }
@@ -346,7 +380,7 @@ impl Refresher {
 
     /// The refresh token to use; `None`: none is needed.
     fn way(&self) -> Result<Option<Secret>, Diagnosis> {
-        if self.profile.account.grant == Grant::ClientCredentials {
+        if self.profile.account.grant.is_unattended() {
             return Ok(None);
         }
         let record = self.record.as_ref();
@@ -365,218 +399,15 @@ impl Refresher {
         Ok(Some(token))
     }
 
-    /// One request for a token, and everything that follows from its answer.
-    async fn refresh(&mut self) {
-        let way = match self.way() {
-            Ok(way) => way,
-            Err(diagnosis) => return self.rest(Severity::SignIn, diagnosis),
-        };
-        self.next = None;
-        self.view.send_modify(|view| view.busy = true);
-        let started = Instant::now();
-        let profile = Arc::clone(&self.profile);
-        let answer = match &way {
-            Some(token) => self.parts.grants.refresh(&profile, token).await,
-            None => self.parts.grants.client_credentials(&profile).await,
-        };
-        match answer {
-            Ok(granted) => self.take(&granted, way, started).await,
-            Err(failure) => self.refused(*failure),
-        }
-    }
-
-    /// A new access token, perhaps with a new refresh token: sealed, stored, then handed out.
-    async fn take(&mut self, granted: &Granted, before: Option<Secret>, asked: Instant) {
-        let life = state::life(granted.expires_in);
-        let rotated = granted.refresh().is_some();
-        let record = self.record_of(granted, before, life);
-        let token = granted.access_token().secret().as_str();
-        let live = Live {
-            token: self.generation(Secret::new(token)),
-            // Counted from before the request: the provider's count began no earlier.
-            ends: asked + life,
-            expires_at: record.expires_at,
-        };
-        let obtained_at = record.obtained_at;
-        self.record = Some(record);
-        self.save().await;
-        self.failures = 0;
-        self.next = Some(asked + state::refresh_after(life, Chance::draw()));
-        self.view.send_modify(|view| {
-            view.token = Some(live);
-            view.trouble = None;
-            view.busy = false;
-            view.last_refresh_at = Some(obtained_at);
-        });
-        self.count("refreshed");
-        tracing::info!(event = "token_refreshed", account = %self.profile.name,
-            provider = %self.profile.provider_name, expires_in_s = life.as_secs(), rotated,
-            elapsed_ms = millis(asked));
-    }
-
-    fn record_of(
-        &self,
-        granted: &Granted,
-        before: Option<Secret>,
-        life: std::time::Duration,
-    ) -> Record {
-        let now = self.parts.clock.now();
-        let after = |span: std::time::Duration| {
-            let span = SignedDuration::try_from(span).unwrap_or_default();
-            now.saturating_add(span).unwrap_or(now)
-        };
-        let ends = granted.refresh_token_expires_in;
-        Record {
-            refresh_token: granted.refresh().map(Secret::new).or(before),
-            access_token: Some(Secret::new(granted.access_token().secret().as_str())),
-            obtained_at: now,
-            expires_at: after(life),
-            scope: granted.scope.clone(),
-            token_url: self.profile.provider.token_url.to_string(),
-            client_id: self.profile.provider.client_id.clone(),
-            asked_scope: self.profile.unattended_scope().into_owned(),
-            consent_ends_at: ends.map(|s| after(std::time::Duration::from_secs(s))),
-        }
-    }
-
-    /// A request failed: when to try again follows from how.
-    fn refused(&mut self, failure: Failure) {
-        let Failure {
-            severity,
-            diagnosis,
-            retry_after,
-            code,
-            aadsts,
-            trace_id,
-        } = failure;
-        let now = Instant::now();
-        let wait = match severity {
-            Severity::Transient => {
-                self.failures = self.failures.saturating_add(1);
-                Some(state::backoff(self.failures, retry_after, Chance::draw()))
-            }
-            Severity::Mend => Some(state::PROBE_EVERY),
-            Severity::SignIn => None,
-        };
-        self.next = wait.map(|wait| now + wait);
-        let retry_in_s = wait.map(|wait| wait.as_secs());
-        let reason = diagnosis.to_string();
-        let (account, provider) = (&self.profile.name, &self.profile.provider_name);
-        let trace_id = trace_id.unwrap_or_default();
-        if severity == Severity::Transient {
-            self.count("retrying");
-            tracing::warn!(event = "token_refused", %account, %provider, error = %code, aadsts,
-                trace_id, retry_in_s, reason);
-        } else {
-            self.count("refused");
-            tracing::error!(event = "token_refused", %account, %provider, error = %code, aadsts,
-                trace_id, retry_in_s, reason);
-        }
-        self.view.send_modify(|view| {
-            view.trouble = Some((severity, diagnosis));
-            view.busy = false;
-        });
-    }
-
     /// Nothing to do until a person acts.
-    fn rest(&mut self, severity: Severity, diagnosis: Diagnosis) {
-        self.next = None;
-        self.view.send_modify(|view| {
-            view.trouble = Some((severity, diagnosis));
-            view.token = None;
-            view.busy = false;
-        });
-    }
-
-    fn count(&self, result: &'static str) {
-        let family = &self.parts.metrics.token_refreshes;
-        family.get_or_create(&[("result", result)]).inc();
-    }
-
-    /// Seals and stores the record. Failing, the record stored before stays and this is tried again.
-    async fn save(&mut self) {
-        let Some(record) = self.record.as_ref().filter(|_| !self.locked) else {
-            self.save_at = None;
-            return;
-        };
-        let version = self.version + 1;
-        let sealed = self.sealer.seal(&self.profile.name, version, record);
-        let stored = match sealed.clone() {
-            Some(record) => {
-                let account = self.profile.name.clone();
-                let previous = self.sealed.clone();
-                let token = SealedToken {
-                    account,
-                    version,
-                    record,
-                    previous,
-                };
-                self.parts
-                    .vault
-                    .put(token)
-                    .await
-                    .map_err(|error| error.to_string())
-            }
-            None => Err("the system gives no randomness".to_owned()),
-        };
-        match stored {
-            Ok(()) => {
-                self.version = version;
-                self.sealed = sealed;
-                self.save_at = None;
-                self.save_failures = 0;
-            }
-            Err(error) => {
-                self.save_failures = self.save_failures.saturating_add(1);
-                let wait = state::backoff(self.save_failures, None, Chance::draw());
-                self.save_at = Some(Instant::now() + wait);
-                tracing::error!(event = "token_unsaved", account = %self.profile.name, error,
-                    retry_in_s = wait.as_secs(),
-                    "the new token serves from memory; a restart before it is stored may need a new sign-in");
-            }
-        }
-    }
-
-    /// A token newer than `stale`: the one at hand, or one by a forced refresh, of which there is
-    /// one in [`state::FORCED_EVERY`].
-    async fn force(&mut self, stale: u64) -> Result<AccessToken, TokenError> {
-        let now = Instant::now();
-        let wall = self.parts.clock.now();
-        let served = self.view.borrow().serve(now, wall);
-        match served {
-            Serve::Token(token) if token.generation != stale => return Ok(token),
-            Serve::Refused(error) => return Err(error),
-            Serve::Token(_) | Serve::Wait | Serve::Wake(_) => {}
-        }
-        let waiting = self.view.borrow().trouble.clone();
-        if let Some((_, diagnosis)) = waiting {
-            return Err(TokenError::Retrying(diagnosis));
-        }
-        if self
-            .forced_at
-            .is_some_and(|at| now - at < state::FORCED_EVERY)
-        {
-            return Err(TokenError::Retrying(self.profile.diagnosis(
-                "the mail server refuses a token that was refreshed moments ago",
-                "check the mailbox, its permissions and the scope: gatepost test ACCOUNT",
-            )));
-        }
-        self.forced_at = Some(now);
-        self.refresh().await;
-        let served = self
-            .view
-            .borrow()
-            .serve(Instant::now(), self.parts.clock.now());
-        let trouble = self.view.borrow().trouble.clone();
-        match (served, trouble) {
-            (Serve::Refused(error), _) => Err(error),
-            (_, Some((_, diagnosis))) => Err(TokenError::Retrying(diagnosis)),
-            (Serve::Token(token), None) => Ok(token),
-            (Serve::Wait | Serve::Wake(_), None) => {
-                let said = "the new token has already expired";
-                let clock = "check this machine's clock";
-                Err(TokenError::Retrying(self.profile.diagnosis(said, clock)))
-            }
+    fn rest(&mut self, diagnosis: &Diagnosis) {
+        for service in self.services() {
+            self.schedule(service).next = None;
+            self.show(service, |slot| {
+                slot.trouble = Some((Severity::SignIn, diagnosis.clone()));
+                slot.token = None;
+                slot.busy = false;
+            });
         }
     }
 
@@ -607,8 +438,4 @@ async fn until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
-}
-
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,10 +1,10 @@
 //! What a person does to an account: signing in and out.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Refresher;
+use super::{Refresher, fetch::after};
 use crate::{
     oauth::{
         Diagnosis, Error, Kind,
@@ -12,38 +12,65 @@ use crate::{
         grant::Profile,
         preset,
         response::Granted,
-        state,
+        seal::Record,
     },
     secret::Secret,
 };
 
 impl Refresher {
-    /// A sign-in brought tokens. Those of before are given up only when the new ones are of use.
+    /// A sign-in brought tokens. Those of before are given up only when the new ones are of use: at
+    /// least one service has its token, or may have it in a minute.
     pub(super) async fn adopt(&mut self, granted: &Granted) -> Result<(), Diagnosis> {
-        let provider = &self.profile.provider;
-        let other =
-            preset::needs_other_resource(provider.kind, &provider.scope, &provider.refresh_scope)
-                && !preset::redeems_part(provider.kind, &provider.scope, &provider.refresh_scope);
         let asked = Instant::now();
-        let refresh = granted.refresh().map(Secret::new);
-        if let (true, Some(token)) = (other, &refresh) {
-            let profile = Arc::clone(&self.profile);
-            match self.parts.grants.refresh(&profile, token).await {
-                Ok(second) => self.settle_in(&second, refresh, asked).await,
-                Err(failure) if failure.severity == Severity::Transient => {
-                    // Signed in all the same: the rest is the refresher's daily work.
-                    let mut record = self.record_of(granted, None, state::life(None));
-                    record.access_token = None;
-                    self.locked = false;
-                    self.record = Some(record);
-                    self.save().await;
-                    self.consider();
-                    self.refused(*failure);
-                }
-                Err(failure) => return Err(failure.diagnosis),
+        let profile = Arc::clone(&self.profile);
+        let opened = profile.opened_by_sign_in();
+        let mut refresh = granted.refresh().map(Secret::new);
+        let mut answers = Vec::new();
+        for service in self.services() {
+            if Some(service) == opened {
+                continue;
             }
-        } else {
-            self.settle_in(granted, None, asked).await;
+            let Some(token) = &refresh else { continue };
+            let answer = self.parts.grants.refresh(&profile, service, token).await;
+            // One that rotates serves once.
+            let rotated = answer.as_ref().ok().and_then(Granted::refresh);
+            refresh = rotated.map(Secret::new).or(refresh);
+            answers.push((service, answer));
+        }
+        let of_use = |answer: &Result<Granted, Box<Failure>>| match answer {
+            Ok(_) => true,
+            Err(failure) => failure.severity == Severity::Transient,
+        };
+        if opened.is_none() && !answers.iter().any(|(_, answer)| of_use(answer)) {
+            let refused = answers.into_iter().find_map(|(_, answer)| answer.err());
+            return Err(refused.map_or_else(
+                || profile.diagnosis("no token for the mail service came", "begin again"),
+                |failure| failure.diagnosis,
+            ));
+        }
+        self.record = Some(self.consented(granted));
+        self.locked = false;
+        self.consider();
+        let mut live = Vec::new();
+        if let Some(service) = opened {
+            live.push((service, self.enter(service, granted, asked)));
+        }
+        let mut refused = Vec::new();
+        for (service, answer) in answers {
+            match answer {
+                Ok(granted) => live.push((service, self.enter(service, &granted, asked))),
+                Err(failure) => refused.push((service, failure)),
+            }
+        }
+        if let (Some(record), Some(token)) = (&mut self.record, refresh) {
+            record.refresh_token = Some(token);
+        }
+        self.save().await;
+        for (service, live) in live {
+            self.hand_out(service, live);
+        }
+        for (service, failure) in refused {
+            self.refused(service, *failure);
         }
         if self.save_at.is_some() {
             return Err(self.profile.diagnosis(
@@ -54,17 +81,26 @@ impl Refresher {
         Ok(())
     }
 
-    async fn settle_in(&mut self, granted: &Granted, before: Option<Secret>, asked: Instant) {
-        self.locked = false;
-        self.forced_at = None;
-        self.take(granted, before, asked).await;
+    /// The record of a fresh consent, without any access token.
+    fn consented(&self, granted: &Granted) -> Record {
+        let now = self.parts.clock.now();
+        let ends = granted.refresh_token_expires_in;
+        Record {
+            refresh_token: granted.refresh().map(Secret::new),
+            token_url: self.profile.provider.token_url.to_string(),
+            client_id: self.profile.provider.client_id.clone(),
+            consented_at: Some(now),
+            consent_ends_at: ends.map(|seconds| after(now, Duration::from_secs(seconds))),
+            access: BTreeMap::new(),
+        }
     }
 
     pub(super) async fn sign_out(&mut self) -> Result<bool, Error> {
         let record = self.record.as_ref();
-        let token = record.and_then(|r| r.refresh_token.as_ref().or(r.access_token.as_ref()));
+        let access = |record: &Record| Some(record.access.values().next()?.token.clone());
+        let token = record.and_then(|r| r.refresh_token.clone().or_else(|| access(r)));
         let revoked = match token {
-            Some(token) => self.parts.grants.revoke(&self.profile, token).await,
+            Some(token) => self.parts.grants.revoke(&self.profile, &token).await,
             None => false,
         };
         self.record = None;
@@ -74,7 +110,7 @@ impl Refresher {
         let diagnosis = self
             .profile
             .diagnosis("signed out", "sign in: gatepost login ACCOUNT");
-        self.rest(Severity::SignIn, diagnosis);
+        self.rest(&diagnosis);
         self.parts.vault.delete(&self.profile.name).await?;
         tracing::info!(event = "signed_out", account = %self.profile.name, revoked);
         Ok(revoked)

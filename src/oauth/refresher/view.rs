@@ -1,9 +1,13 @@
 //! How an account stands, as everyone may see it, and what someone gets who wants a token. Pure.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::oauth::{AccessToken, Diagnosis, State, Status, TokenError, error::Severity, state};
+use crate::oauth::{
+    AccessToken, Diagnosis, Service, State, Status, TokenError, error::Severity, state,
+};
 
 /// An access token that may still live.
 #[derive(Debug, Clone)]
@@ -14,13 +18,30 @@ pub(in crate::oauth) struct Live {
 }
 
 /// How an account stands, as everyone may see it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::oauth) struct View {
+    /// One for each service of the account.
+    pub(in crate::oauth) slots: BTreeMap<Service, Slot>,
+    pub(in crate::oauth) last_refresh_at: Option<Timestamp>,
+}
+
+/// How the token for one service stands.
+#[derive(Debug, Clone)]
+pub(in crate::oauth) struct Slot {
     pub(in crate::oauth) token: Option<Live>,
     pub(in crate::oauth) trouble: Option<(Severity, Diagnosis)>,
     /// A request is under way (or the task has not looked yet).
     pub(in crate::oauth) busy: bool,
-    pub(in crate::oauth) last_refresh_at: Option<Timestamp>,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            token: None,
+            trouble: None,
+            busy: true,
+        }
+    }
 }
 
 /// What [`View::serve`] says to someone who wants a token.
@@ -36,17 +57,30 @@ pub(in crate::oauth) enum Serve {
 }
 
 impl View {
-    pub(in crate::oauth) fn new() -> Self {
-        Self {
-            token: None,
-            trouble: None,
-            busy: true,
-            last_refresh_at: None,
-        }
+    /// What someone gets who wants a token for `service` now.
+    pub(in crate::oauth) fn serve(&self, service: Service, now: Instant, wall: Timestamp) -> Serve {
+        // Without a slot the task has not looked yet.
+        let slot = self.slots.get(&service);
+        slot.map_or(Serve::Wait, |slot| slot.serve(now, wall))
     }
 
+    /// The account's status for people: what is best of its tokens, and what is wrong with any.
+    pub(in crate::oauth) fn status(&self, now: Instant) -> Status {
+        let best = self.slots.values().min_by_key(|slot| slot.rank(now));
+        let trouble = |slot: &Slot| slot.trouble.as_ref().map(|trouble| trouble.1.clone());
+        let diagnosis = best.and_then(trouble);
+        Status {
+            state: best.map_or(State::Refreshing, |slot| slot.state(now)),
+            diagnosis: diagnosis.or_else(|| self.slots.values().find_map(trouble)),
+            token_expires_at: best.and_then(|slot| Some(slot.token.as_ref()?.expires_at)),
+            last_refresh_at: self.last_refresh_at,
+        }
+    }
+}
+
+impl Slot {
     /// What someone gets who wants a token now.
-    pub(in crate::oauth) fn serve(&self, now: Instant, wall: Timestamp) -> Serve {
+    fn serve(&self, now: Instant, wall: Timestamp) -> Serve {
         let transient = match &self.trouble {
             Some((Severity::Mend | Severity::SignIn, diagnosis)) => {
                 return Serve::Refused(TokenError::SignInNeeded(diagnosis.clone()));
@@ -73,19 +107,23 @@ impl View {
         }
     }
 
-    /// The account's status for people.
-    pub(in crate::oauth) fn status(&self, now: Instant) -> Status {
+    fn state(&self, now: Instant) -> State {
         let live = self.token.as_ref().is_some_and(|live| live.ends > now);
-        Status {
-            state: match &self.trouble {
-                Some((Severity::Mend | Severity::SignIn, _)) => State::SignInNeeded,
-                Some((Severity::Transient, _)) => State::Retrying,
-                None if live => State::Ready,
-                None => State::Refreshing,
-            },
-            diagnosis: self.trouble.as_ref().map(|trouble| trouble.1.clone()),
-            token_expires_at: self.token.as_ref().map(|live| live.expires_at),
-            last_refresh_at: self.last_refresh_at,
+        match &self.trouble {
+            Some((Severity::Mend | Severity::SignIn, _)) => State::SignInNeeded,
+            Some((Severity::Transient, _)) => State::Retrying,
+            None if live => State::Ready,
+            None => State::Refreshing,
+        }
+    }
+
+    /// Best first.
+    fn rank(&self, now: Instant) -> u8 {
+        match self.state(now) {
+            State::Ready => 0,
+            State::Retrying => 1,
+            State::Refreshing => 2,
+            State::SignInNeeded => 3,
         }
     }
 }

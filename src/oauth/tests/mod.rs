@@ -49,13 +49,13 @@ fn config(played: &Played, grant: Grant) -> Config {
             .parse()
             .unwrap(),
         scope: "offline_access mail".to_owned(),
-        refresh_scope: "mail".to_owned(),
         ca_file: None,
     };
     let account = Account {
         provider: "contoso".to_owned(),
         mailbox: "alerts@contoso.com".to_owned(),
         grant,
+        services: BTreeMap::from([(Service::Smtp, "mail".to_owned())]),
     };
     Config {
         providers: BTreeMap::from([("contoso".to_owned(), provider)]),
@@ -115,7 +115,7 @@ impl House {
     }
 
     async fn token(&self) -> Result<AccessToken, TokenError> {
-        self.oauth.access_token(&alerts()).await
+        self.oauth.access_token(&alerts(), Service::Smtp).await
     }
 
     fn state(&self) -> State {

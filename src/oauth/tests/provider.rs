@@ -81,6 +81,10 @@ impl Provider {
         self.seen.forms.lock().unwrap().len()
     }
 
+    pub(super) fn forms(&self) -> Vec<BTreeMap<String, String>> {
+        self.seen.forms.lock().unwrap().clone()
+    }
+
     pub(super) fn last_form(&self) -> BTreeMap<String, String> {
         self.seen.forms.lock().unwrap().last().cloned().unwrap()
     }

@@ -43,7 +43,7 @@ async fn two_hundred_callers_with_an_expired_token_cost_one_refresh() {
     for _ in 0..200 {
         let oauth = house.oauth.clone();
         tasks.spawn("caller", async move {
-            let token = oauth.access_token(&alerts()).await.unwrap();
+            let token = oauth.access_token(&alerts(), Service::Smtp).await.unwrap();
             assert_eq!(token.token.expose(), "canary-access-2");
         });
     }
@@ -90,7 +90,10 @@ async fn a_definite_refusal_asks_once_keeps_the_token_and_needs_a_person() {
     let state = house.begin().await;
     let query = format!("code=good&state={state}");
     let name = alerts();
-    let (_, signed_in) = tokio::join!(waiting.changed(&name, 0), house.oauth.callback(&query));
+    let (_, signed_in) = tokio::join!(
+        waiting.changed(&name, Service::Smtp, 0),
+        house.oauth.callback(&query)
+    );
     assert_eq!(signed_in, Ok(alerts()));
     assert_eq!(house.state(), State::Ready);
 }
@@ -201,7 +204,10 @@ async fn a_refused_token_is_replaced_by_one_forced_refresh_however_many_ask() {
     for _ in 0..200 {
         let oauth = house.oauth.clone();
         tasks.spawn("caller", async move {
-            let token = oauth.refresh_after(&alerts(), stale).await.unwrap();
+            let token = oauth
+                .refresh_after(&alerts(), Service::Smtp, stale)
+                .await
+                .unwrap();
             assert!(token.generation > stale);
         });
     }
@@ -209,11 +215,20 @@ async fn a_refused_token_is_replaced_by_one_forced_refresh_however_many_ask() {
     assert_eq!(house.played.asked(), 2);
     // The new one is refused as well: no second round for five minutes.
     let stale = house.token().await.unwrap().generation;
-    let again = house.oauth.refresh_after(&alerts(), stale).await;
+    let again = house
+        .oauth
+        .refresh_after(&alerts(), Service::Smtp, stale)
+        .await;
     assert!(matches!(again, Err(TokenError::Retrying(_))));
     assert_eq!(house.played.asked(), 2);
     house.pass(6 * MINUTE).await;
-    assert!(house.oauth.refresh_after(&alerts(), stale).await.is_ok());
+    assert!(
+        house
+            .oauth
+            .refresh_after(&alerts(), Service::Smtp, stale)
+            .await
+            .is_ok()
+    );
     assert_eq!(house.played.asked(), 3);
 }
 
@@ -251,7 +266,7 @@ async fn a_wrong_key_or_a_damaged_record_needs_a_sign_in_and_is_not_overwritten(
     assert_eq!(house.played.asked(), 1);
     // The right key comes back: no sign-in is needed after all.
     house.oauth.reconfigure(config).await.unwrap();
-    house.oauth.changed(&alerts(), 0).await;
+    house.oauth.changed(&alerts(), Service::Smtp, 0).await;
     assert_eq!(
         house.token().await.unwrap().token.expose(),
         "canary-access-2"
@@ -315,9 +330,13 @@ async fn reconfiguring_keeps_the_unchanged_retries_the_changed_and_ends_the_remo
     let mut mended = house.config.clone();
     let provider = mended.providers.get_mut("contoso").unwrap();
     provider.client_secret = Some(Secret::new("new"));
-    provider.refresh_scope = "mail.send".to_owned();
+    let account = mended.accounts.get_mut(&alerts()).unwrap();
+    account.services = BTreeMap::from([(Service::Smtp, "mail.send".to_owned())]);
     house.oauth.reconfigure(mended.clone()).await.unwrap();
-    house.oauth.changed(&alerts(), first.generation).await;
+    house
+        .oauth
+        .changed(&alerts(), Service::Smtp, first.generation)
+        .await;
     assert_eq!(
         house.token().await.unwrap().token.expose(),
         "canary-access-2"

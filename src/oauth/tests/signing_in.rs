@@ -167,28 +167,41 @@ async fn a_sign_in_without_a_refresh_token_is_refused_with_the_remedy() {
     assert!(house.memory.tokens().is_empty());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_graph_sign_in_at_microsoft_fetches_the_outlook_token_at_once() {
+/// A house of the seed's profile: its scope signs in for Graph.
+async fn microsoft(services: &[Service]) -> House {
     let played = Played::start().await;
     let mut config = config(&played, Grant::AuthorizationCode);
     let provider = config.providers.get_mut("contoso").unwrap();
     provider.kind = Kind::Microsoft;
     provider.scope = "offline_access https://graph.microsoft.com/.default".to_owned();
-    provider.refresh_scope = preset::refresh_scope(
-        Kind::Microsoft,
-        preset::Cloud::Global,
-        &provider.scope,
-        Grant::AuthorizationCode,
-    );
-    let house = House::furnished(played, Arc::default(), config).await;
+    let scope = |service: &Service| {
+        let (grant, cloud) = (Grant::AuthorizationCode, preset::Cloud::Global);
+        let kind = Kind::Microsoft;
+        preset::service_scope(kind, cloud, &provider.scope, grant, *service)
+    };
+    let services = services.iter().map(|service| (*service, scope(service)));
+    let services = services.collect();
+    config.accounts.get_mut(&alerts()).unwrap().services = services;
+    House::furnished(played, Arc::default(), config).await
+}
+
+async fn sign_in(house: &House) -> Result<AccountName, Diagnosis> {
     let state = house.begin().await;
-    assert_eq!(
-        house
-            .oauth
-            .callback(&format!("code=good&state={state}"))
-            .await,
-        Ok(alerts())
-    );
+    let query = format!("code=good&state={state}");
+    house.oauth.callback(&query).await
+}
+
+/// Microsoft's answer where consent is missing.
+fn not_consented() -> Answer {
+    let missing =
+        r#"{"error":"invalid_grant","error_codes":[65001],"suberror":"consent_required"}"#;
+    Answer::Raw(400, "application/json", missing.to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_graph_sign_in_at_microsoft_fetches_the_outlook_token_at_once() {
+    let house = microsoft(&[Service::Smtp]).await;
+    assert_eq!(sign_in(&house).await, Ok(alerts()));
     assert_eq!(house.played.asked(), 2);
     let scope = &house.played.last_form()["scope"];
     assert_eq!(scope, "offline_access https://outlook.office.com/SMTP.Send");
@@ -196,26 +209,119 @@ async fn a_graph_sign_in_at_microsoft_fetches_the_outlook_token_at_once() {
         house.token().await.unwrap().token.expose(),
         "canary-access-2"
     );
+    let stored = house.stored();
+    assert_eq!(stored.refresh_token.unwrap().expose(), "canary-refresh-2");
+    assert!(stored.consented_at.is_some());
 
     // Without consent to Outlook nothing replaces what was there.
-    let missing =
-        r#"{"error":"invalid_grant","error_codes":[65001],"suberror":"consent_required"}"#;
-    let missing = Answer::Raw(400, "application/json", missing.to_owned());
-    house.played.next([Answer::Good, missing]);
-    let state = house.begin().await;
-    let refused = house
-        .oauth
-        .callback(&format!("code=good&state={state}"))
-        .await
-        .unwrap_err();
+    house.played.next([Answer::Good, not_consented()]);
+    let refused = sign_in(&house).await.unwrap_err();
     assert!(
-        refused.reason.contains("AADSTS65001, consent_required"),
+        refused.reason.contains("AADSTS65001, consent_required")
+            && refused
+                .reason
+                .contains("the permission SMTP.Send is missing"),
         "{refused}"
     );
+    assert!(refused.remedy.contains("Grant admin consent"), "{refused}");
     assert_eq!(
         house.token().await.unwrap().token.expose(),
         "canary-access-2"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_sign_in_gives_a_token_for_each_service_and_each_lives_its_own_life() {
+    let house = microsoft(&[Service::Smtp, Service::Graph]).await;
+    assert_eq!(sign_in(&house).await, Ok(alerts()));
+    let token = |service| {
+        let oauth = house.oauth.clone();
+        async move { oauth.access_token(&alerts(), service).await }
+    };
+    // The sign-in's own token is for Graph; the other was got with the rotated refresh token.
+    let graph = token(Service::Graph).await.unwrap();
+    let smtp = token(Service::Smtp).await.unwrap();
+    assert_eq!(graph.token.expose(), "canary-access-1");
+    assert_eq!(smtp.token.expose(), "canary-access-2");
+    assert_eq!(
+        house.played.last_form()["refresh_token"],
+        "canary-refresh-1"
+    );
+    house.pass(50 * MINUTE).await;
+    let forms = house.played.forms();
+    assert_eq!(house.played.asked(), 4);
+    let scopes: std::collections::BTreeSet<_> = forms[2..]
+        .iter()
+        .map(|form| form["scope"].as_str())
+        .collect();
+    assert_eq!(
+        scopes.into_iter().collect::<Vec<_>>(),
+        [
+            "offline_access https://graph.microsoft.com/.default",
+            "offline_access https://outlook.office.com/SMTP.Send",
+        ],
+        "one resource a request"
+    );
+    let forced = house
+        .oauth
+        .refresh_after(&alerts(), Service::Graph, 0)
+        .await;
+    assert_eq!(
+        forced.unwrap().generation,
+        token(Service::Graph).await.unwrap().generation
+    );
+    let gmail = token(Service::Gmail).await;
+    assert!(matches!(gmail, Err(TokenError::SignInNeeded(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tokens_of_all_services_are_there_after_a_restart() {
+    let house = microsoft(&[Service::Smtp, Service::Graph]).await;
+    assert_eq!(sign_in(&house).await, Ok(alerts()));
+    let (played, memory, config) = house.end().await;
+    let house = House::furnished(played, memory, config).await;
+    for (service, token) in [
+        (Service::Graph, "canary-access-1"),
+        (Service::Smtp, "canary-access-2"),
+    ] {
+        let served = house.oauth.access_token(&alerts(), service).await;
+        assert_eq!(served.unwrap().token.expose(), token);
+    }
+    assert_eq!(house.played.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn consent_that_is_missing_for_one_service_leaves_the_other_alone() {
+    let house = microsoft(&[Service::Smtp, Service::Graph]).await;
+    house.played.next([Answer::Good, not_consented()]);
+    assert_eq!(sign_in(&house).await, Ok(alerts()));
+    assert!(
+        house
+            .reason()
+            .contains("the permission SMTP.Send is missing")
+    );
+    assert_eq!(house.state(), State::Ready, "Graph works");
+    let smtp = house.oauth.access_token(&alerts(), Service::Smtp).await;
+    assert!(matches!(smtp, Err(TokenError::SignInNeeded(_))));
+    house.pass(HOUR).await;
+    let graph = house.oauth.access_token(&alerts(), Service::Graph).await;
+    assert_eq!(graph.unwrap().token.expose(), "canary-access-2");
+    assert_eq!(
+        house.played.asked(),
+        3,
+        "what needs a person is not asked again"
+    );
+
+    // A refresh token that is dead is dead for both.
+    let dead = r#"{"error":"invalid_grant","error_codes":[70008]}"#.to_owned();
+    house
+        .played
+        .next([Answer::Raw(400, "application/json", dead)]);
+    house.pass(HOUR).await;
+    for service in [Service::Smtp, Service::Graph] {
+        let token = house.oauth.access_token(&alerts(), service).await;
+        assert!(matches!(token, Err(TokenError::SignInNeeded(d)) if d.reason.contains("70008")));
+    }
 }
 
 #[tokio::test(start_paused = true)]
