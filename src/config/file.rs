@@ -116,6 +116,7 @@ section! {
         client_secret: Field<SecretSource>,
         client_certificate_file: Field<PathBuf>,
         client_key_file: Field<PathBuf>,
+        issuer: Field<String>,
         authorization_url: Field<Url>,
         token_url: Field<Url>,
         device_authorization_url: Field<Url>,

@@ -266,7 +266,7 @@ fn a_profile_is_filled_from_its_preset() {
     assert_eq!(provider.kind, Kind::Microsoft);
     assert_eq!(provider.client_authentication, ClientAuthentication::Post);
     assert_eq!(
-        provider.token_url.as_str(),
+        provider.token_url.as_ref().unwrap().as_str(),
         "https://login.microsoftonline.com/common/oauth2/v2.0/token"
     );
     assert_eq!(

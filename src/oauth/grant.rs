@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Account, ClientAuthentication, Diagnosis, Kind, Provider, Service,
+    discovery::{Endpoints, Issuers},
     error::{self, About, Failure, Severity},
     preset,
     response::{Granted, Refusal},
@@ -57,6 +58,22 @@ pub(super) struct Profile {
 }
 
 impl Profile {
+    /// What a refresh token is bound to: the token endpoint that gave it, or the issuer that named
+    /// that endpoint.
+    pub(super) fn source(&self) -> &str {
+        let url = self.provider.token_url.as_ref().map(Url::as_str);
+        url.or(self.provider.issuer.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether a refresh token from this source may be shown to the provider configured now: to the
+    /// same host, or to wherever the same issuer says.
+    pub(super) fn may_show(&self, source: &str) -> bool {
+        match &self.provider.token_url {
+            Some(url) => Url::parse(source).is_ok_and(|source| source.origin() == url.origin()),
+            None => self.source() == source,
+        }
+    }
+
     /// The scope of requests for this service without a person; empty: none is sent.
     pub(super) fn scope(&self, service: Service) -> &str {
         self.account
@@ -131,9 +148,9 @@ type Endpoint = oauth2::Client<
     EndpointSet,
 >;
 
-fn endpoint(provider: &Provider) -> Endpoint {
+fn endpoint(provider: &Provider, token_url: &Url) -> Endpoint {
     let client = oauth2::Client::new(ClientId::new(provider.client_id.clone()))
-        .set_token_uri(TokenUrl::from_url(provider.token_url.clone()));
+        .set_token_uri(TokenUrl::from_url(token_url.clone()));
     let secret = || provider.client_secret.as_ref().map(Secret::expose);
     let (style, secret) = match provider.client_authentication {
         ClientAuthentication::Basic => (AuthType::BasicAuth, secret()),
@@ -147,16 +164,30 @@ fn endpoint(provider: &Provider) -> Endpoint {
     }
 }
 
-/// The authorization request (RFC 6749 §4.1.1) with PKCE (RFC 7636). `None`: the profile has no
-/// authorization URL.
+/// The authorization request (RFC 6749 §4.1.1) with PKCE (RFC 7636), always with S256.
+///
+/// # Errors
+/// The diagnosis, when the provider has no such endpoint or does not take S256.
 pub(super) fn authorization_url(
     profile: &Profile,
+    endpoints: &Endpoints,
     state: &CsrfToken,
     challenge: PkceCodeChallenge,
-) -> Option<Url> {
+) -> Result<Url, Diagnosis> {
     let provider = &profile.provider;
-    let url = AuthUrl::from_url(provider.authorization_url.clone()?);
-    let client = endpoint(provider).set_auth_uri(url);
+    let url = endpoints.authorization.clone().ok_or_else(|| {
+        profile.diagnosis(
+            "the provider has no authorization endpoint",
+            "set authorization_url of the provider profile, or choose another grant for the account",
+        )
+    })?;
+    if endpoints.refuses_s256 {
+        return Err(profile.diagnosis(
+            "the provider takes no PKCE challenge made with S256 (RFC 7636)",
+            "have the provider allow S256, or choose another grant for the account",
+        ));
+    }
+    let client = endpoint(provider, &endpoints.token).set_auth_uri(AuthUrl::from_url(url));
     let mut request = client
         .authorize_url(|| state.clone())
         .set_redirect_uri(Cow::Owned(RedirectUrl::from_url(
@@ -172,13 +203,14 @@ pub(super) fn authorization_url(
     for (name, value) in preset::authorize_parameters(provider.kind) {
         request = request.add_extra_param(*name, *value);
     }
-    Some(request.url().0)
+    Ok(request.url().0)
 }
 
 /// Sends requests for all accounts. Clones share clients and the limit on requests in flight.
 #[derive(Debug, Clone)]
 pub(super) struct Grants {
-    clients: Clients,
+    pub(super) clients: Clients,
+    pub(super) issuers: Issuers,
     clock: Arc<dyn Clock>,
     gate: Arc<Semaphore>,
 }
@@ -187,6 +219,7 @@ impl Grants {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clients: Clients::default(),
+            issuers: Issuers::default(),
             clock,
             gate: Arc::new(Semaphore::new(REQUESTS_MAX)),
         }
@@ -199,9 +232,10 @@ impl Grants {
         service: Service,
         token: &Secret,
     ) -> Result<Granted, Box<Failure>> {
-        let exchange = self.exchange(profile, &profile.provider.token_url).await?;
+        let token_url = self.token_url(profile).await?;
+        let exchange = self.exchange(profile, &token_url).await?;
         let _permit = self.gate.acquire().await;
-        let client = endpoint(&profile.provider);
+        let client = endpoint(&profile.provider, &token_url);
         let token = RefreshToken::new(token.expose().to_owned());
         let mut request = client.exchange_refresh_token(&token);
         let scope = profile.scope(service);
@@ -219,9 +253,10 @@ impl Grants {
         profile: &Profile,
         service: Service,
     ) -> Result<Granted, Box<Failure>> {
-        let exchange = self.exchange(profile, &profile.provider.token_url).await?;
+        let token_url = self.token_url(profile).await?;
+        let exchange = self.exchange(profile, &token_url).await?;
         let _permit = self.gate.acquire().await;
-        let client = endpoint(&profile.provider);
+        let client = endpoint(&profile.provider, &token_url);
         let mut request = client.exchange_client_credentials();
         let scope = profile.scope(service);
         if !scope.is_empty() {
@@ -240,8 +275,9 @@ impl Grants {
         verifier: PkceCodeVerifier,
     ) -> Result<Granted, Box<Failure>> {
         let provider = &profile.provider;
-        let exchange = self.exchange(profile, &provider.token_url).await?;
-        let client = endpoint(provider);
+        let token_url = self.token_url(profile).await?;
+        let exchange = self.exchange(profile, &token_url).await?;
+        let client = endpoint(provider, &token_url);
         let mut request = client
             .exchange_code(AuthorizationCode::new(code))
             .set_redirect_uri(Cow::Owned(RedirectUrl::from_url(
@@ -255,25 +291,29 @@ impl Grants {
         exchange.usable(answer)
     }
 
-    /// RFC 8628 §3.1. `None`: the profile has no device authorization URL.
+    /// RFC 8628 §3.1.
     pub(super) async fn begin_device(
         &self,
         profile: &Profile,
-    ) -> Option<Result<StandardDeviceAuthorizationResponse, Box<Failure>>> {
+    ) -> Result<StandardDeviceAuthorizationResponse, Box<Failure>> {
         let provider = &profile.provider;
-        let url = provider.device_authorization_url.as_ref()?;
-        let exchange = match self.exchange(profile, url).await {
-            Ok(exchange) => exchange,
-            Err(failure) => return Some(Err(failure)),
-        };
-        let client = endpoint(provider)
-            .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url.clone()));
+        let endpoints = self.endpoints(profile).await?;
+        let url = endpoints.device_authorization.ok_or_else(|| {
+            let diagnosis = profile.diagnosis(
+                "the provider has no device authorization endpoint",
+                "sign in by browser instead: gatepost login ACCOUNT --no-browser",
+            );
+            error::definite(Severity::Mend, "no_device_endpoint", diagnosis)
+        })?;
+        let exchange = self.exchange(profile, &url).await?;
+        let client = endpoint(provider, &endpoints.token)
+            .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url));
         let mut request = client.exchange_device_code();
         if !provider.scope.is_empty() {
             request = request.add_scope(Scope::new(provider.scope.clone()));
         }
         let answer = request.request_async(&exchange).await;
-        Some(answer.map_err(|error| exchange.failure(error)))
+        answer.map_err(|error| exchange.failure(error))
     }
 
     /// RFC 8628 §3.4: asks until the person has decided or `patience` is over.
@@ -283,9 +323,10 @@ impl Grants {
         begun: &StandardDeviceAuthorizationResponse,
         patience: Duration,
     ) -> Result<Granted, Box<Failure>> {
-        let mut exchange = self.exchange(profile, &profile.provider.token_url).await?;
+        let token_url = self.token_url(profile).await?;
+        let mut exchange = self.exchange(profile, &token_url).await?;
         exchange.polling = true;
-        let client = endpoint(&profile.provider);
+        let client = endpoint(&profile.provider, &token_url);
         let request = client
             .exchange_device_access_token(begun)
             .set_max_backoff_interval(POLL_BACKOFF_MAX)
@@ -304,14 +345,15 @@ impl Grants {
     /// RFC 7009. Whether the provider confirmed it; false too where it has no such endpoint.
     pub(super) async fn revoke(&self, profile: &Profile, token: &Secret) -> bool {
         let provider = &profile.provider;
-        let Some(url) = &provider.revocation_url else {
+        let endpoints = self.endpoints(profile).await.ok();
+        let Some(url) = endpoints.and_then(|found| found.revocation) else {
             return false;
         };
-        let Ok(client) = self.clients.client(url, provider.ca_file.as_deref()).await else {
+        let Ok(client) = self.clients.client(&url, provider.ca_file.as_deref()).await else {
             return false;
         };
         // The crate refuses a plain URL even on this machine.
-        let request = revocation(provider, url, token);
+        let request = revocation(provider, &url, token);
         let answer = client.exchange(request).await;
         answer.is_ok_and(|answer| answer.status.is_success())
     }

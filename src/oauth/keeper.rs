@@ -265,19 +265,17 @@ impl Keeper {
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
                 self.begin_device(handle).await
             }
-            (Grant::AuthorizationCode, false) => self.begin_browser(&handle.profile),
+            (Grant::AuthorizationCode, false) => self.begin_browser(&handle.profile).await,
         }
     }
 
-    fn begin_browser(&self, profile: &Arc<Profile>) -> Result<SignIn, Error> {
+    async fn begin_browser(&self, profile: &Arc<Profile>) -> Result<SignIn, Error> {
+        let endpoints = self.parts.grants.endpoints(profile).await;
+        let endpoints = endpoints.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let browser = Browser::new(verifier);
-        let url = authorization_url(profile, &browser.state, challenge).ok_or_else(|| {
-            Error::Provider(profile.diagnosis(
-                "the provider profile has no authorization_url",
-                "set it, or choose another grant for the account",
-            ))
-        })?;
+        let browser = Browser::new(verifier, endpoints.answers_as.clone());
+        let url = authorization_url(profile, &endpoints, &browser.state, challenge)
+            .map_err(Error::Provider)?;
         let begun = self
             .sign_ins()
             .begin(profile, BROWSER_PATIENCE, Some(browser));
@@ -289,17 +287,7 @@ impl Keeper {
 
     async fn begin_device(self: &Arc<Self>, handle: Handle) -> Result<SignIn, Error> {
         let profile = Arc::clone(&handle.profile);
-        let answer = self
-            .parts
-            .grants
-            .begin_device(&profile)
-            .await
-            .ok_or_else(|| {
-                Error::Provider(profile.diagnosis(
-                    "the provider profile has no device_authorization_url",
-                    "sign in by browser instead: gatepost login ACCOUNT --no-browser",
-                ))
-            })?;
+        let answer = self.parts.grants.begin_device(&profile).await;
         let begun_there = answer.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
         let patience = begun_there.expires_in().min(DEVICE_PATIENCE_MAX);
         let begun = self.sign_ins().begin(&profile, patience, None);

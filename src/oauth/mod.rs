@@ -4,10 +4,12 @@
 //! rotated refresh token is sealed and stored before it is used; tokens are never deleted on an
 //! error.
 //!
-//! [`preset`]: what is known of providers · `grant`: the requests · `response`, `error`: what the
-//! answers mean · `state`: when to refresh (pure) · `refresher`: the task an account · `sign_in`:
-//! sign-ins under way · `seal`: tokens at rest · `keeper`: all accounts together.
+//! [`preset`]: what is known of providers · `discovery`: what an issuer says of itself · `grant`: the
+//! requests · `response`, `error`: what the answers mean · `state`: when to refresh (pure) ·
+//! `refresher`: the task an account · `sign_in`: sign-ins under way · `seal`: tokens at rest ·
+//! `keeper`: all accounts together.
 
+mod discovery;
 mod error;
 mod error_table;
 mod grant;
@@ -92,10 +94,13 @@ pub struct Provider {
     pub client_secret: Option<Secret>,
     /// How the client authenticates.
     pub client_authentication: ClientAuthentication,
+    /// What the provider calls itself (`iss`), exactly, where that is known. At a custom provider it
+    /// stands for discovery: the issuer's own metadata fills in the URLs that are not given here.
+    pub issuer: Option<String>,
     /// Where a person consents. Needed by `authorization_code`.
     pub authorization_url: Option<Url>,
-    /// Where tokens come from.
-    pub token_url: Url,
+    /// Where tokens come from; none: the issuer says.
+    pub token_url: Option<Url>,
     /// RFC 8628. Needed by `device_code`.
     pub device_authorization_url: Option<Url>,
     /// RFC 7009, where the provider has it.
@@ -106,6 +111,13 @@ pub struct Provider {
     pub scope: String,
     /// Extra trust anchors, PEM.
     pub ca_file: Option<PathBuf>,
+}
+
+impl Provider {
+    /// Whether the issuer is asked for what the configuration leaves out.
+    fn is_discovered(&self) -> bool {
+        self.kind == Kind::Custom && self.issuer.is_some()
+    }
 }
 
 /// How consent is obtained.

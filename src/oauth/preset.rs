@@ -59,6 +59,8 @@ pub struct Limits {
 /// What a profile and its accounts are filled with where the configuration is silent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preset {
+    /// What the provider calls itself (`iss`), where it is always the same.
+    pub issuer: Option<&'static str>,
     /// Where a person consents.
     pub authorization_url: Option<Url>,
     /// Where tokens come from; none: the configuration must say.
@@ -167,6 +169,7 @@ pub fn preset(kind: Kind, cloud: Cloud, tenant: &str) -> Preset {
         Kind::Microsoft => microsoft(&hosts(cloud), tenant),
         Kind::Google => google(),
         Kind::Custom => Preset {
+            issuer: None,
             authorization_url: None,
             token_url: None,
             device_authorization_url: None,
@@ -189,6 +192,8 @@ fn microsoft(hosts: &CloudHosts, tenant: &str) -> Preset {
         Some(url)
     };
     Preset {
+        // It names the tenant of whoever signs in, and answers in the browser do not carry it.
+        issuer: None,
         authorization_url: endpoint("authorize"),
         token_url: endpoint("token"),
         device_authorization_url: endpoint("devicecode"),
@@ -209,6 +214,7 @@ fn microsoft(hosts: &CloudHosts, tenant: &str) -> Preset {
 fn google() -> Preset {
     let url = |text: &str| Url::parse(text).ok();
     Preset {
+        issuer: Some("https://accounts.google.com"),
         authorization_url: url("https://accounts.google.com/o/oauth2/v2/auth"),
         token_url: url("https://oauth2.googleapis.com/token"),
         device_authorization_url: url("https://oauth2.googleapis.com/device/code"),

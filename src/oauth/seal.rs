@@ -38,7 +38,8 @@ pub(super) struct Record {
     /// None: nobody signed in, an application has tokens of its own.
     #[serde(default, serialize_with = "exposed")]
     pub(super) refresh_token: Option<Secret>,
-    /// Where the refresh token came from: it is shown to no other host.
+    /// Where the refresh token came from (the token endpoint, or the issuer that names it): it is
+    /// shown to nobody else.
     pub(super) token_url: String,
     /// Whose tokens they are.
     pub(super) client_id: String,

@@ -9,10 +9,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use oauth2::{CsrfToken, PkceCodeVerifier};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 
 use super::{
     Diagnosis,
+    discovery::AnswersAs,
     error::{Failure, Severity},
     grant::Profile,
     response::Refusal,
@@ -36,13 +37,16 @@ pub(super) type Outcome = Option<Result<(), Diagnosis>>;
 pub(super) struct Browser {
     pub(super) state: CsrfToken,
     pub(super) verifier: PkceCodeVerifier,
+    /// Whom the answer must name.
+    answers_as: AnswersAs,
 }
 
 impl Browser {
-    pub(super) fn new(verifier: PkceCodeVerifier) -> Self {
+    pub(super) fn new(verifier: PkceCodeVerifier, answers_as: AnswersAs) -> Self {
         Self {
             state: CsrfToken::new_random_len(STATE_LEN),
             verifier,
+            answers_as,
         }
     }
 }
@@ -154,7 +158,7 @@ impl SignIns {
             id: pending.id.clone(),
             profile: Arc::clone(&pending.profile),
             verifier: browser.verifier,
-            code: callback.code(&pending.profile),
+            code: callback.code(&pending.profile, &browser.answers_as),
         })
     }
 }
@@ -243,10 +247,14 @@ impl Callback {
     }
 
     /// The code, if the provider that was asked gave one.
-    fn code(self, profile: &Profile) -> Result<String, Diagnosis> {
-        if !self.issuer_fits(profile) {
+    fn code(self, profile: &Profile, expected: &AnswersAs) -> Result<String, Diagnosis> {
+        if !expected.fits(self.iss.as_deref()) {
+            let reason = match self.iss {
+                Some(_) => "the answer names another issuer than the provider that was asked",
+                None => "the answer does not say who issued it (iss), as the provider promises",
+            };
             return Err(profile.diagnosis(
-                "the answer names another issuer than the provider that was asked",
+                reason,
                 "do not go on with this browser window; begin again: gatepost login ACCOUNT",
             ));
         }
@@ -257,14 +265,6 @@ impl Callback {
         self.code
             .filter(|code| !code.is_empty())
             .ok_or_else(malformed)
-    }
-
-    /// RFC 9207: an answer that names its issuer must name the one that was asked. Profiles hold no
-    /// issuer; its origin is that of the authorization URL, which only it can serve.
-    fn issuer_fits(&self, profile: &Profile) -> bool {
-        let Some(iss) = &self.iss else { return true };
-        let asked = profile.provider.authorization_url.as_ref().map(Url::origin);
-        Url::parse(iss).ok().map(|iss| iss.origin()) == asked
     }
 }
 

@@ -308,6 +308,40 @@ fn authorization_code_pasted() {
     rig.no_reuse();
 }
 
+/// The issuer's name is enough: endpoints are asked of it, and an answer that does not name it, or
+/// names another, is refused before the code is shown to anybody.
+#[test]
+fn discovery() {
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    rig.site
+        .edit(&rig.provider.table(), &rig.provider.table_by_issuer());
+    let _relay = rig.site.start();
+    let ours = rig.site.fill("http://@CONSOLE@/authorization/smtp_oauth/");
+    let iss = format!(
+        "iss=http%3A%2F%2F127.0.0.1%3A{}",
+        rig.provider.address.port()
+    );
+    for (other, said) in [
+        ("iss=https%3A%2F%2Fevil.example", "names another issuer"),
+        ("not=there", "does not say who issued it"),
+    ] {
+        let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
+        let url = login.url(&format!("http://{}/auth", rig.provider.address));
+        let redirect = rig.provider.press(&url, MAILBOX, &["--stop-before", &ours]);
+        assert!(redirect.contains(&iss), "the rig's part: {redirect}");
+        let path = redirect.trim().replace(&iss, other);
+        let path = path.split_once(&rig.site.console.to_string()).unwrap().1;
+        let (status, page) = rig.site.get(path).unwrap();
+        assert_eq!(status, 400);
+        assert!(page.contains(said), "{page}");
+        assert!(login.refused().contains(said));
+    }
+    assert_eq!(rig.provider.count("granted authorization_code"), 0);
+    rig.sign_in(MAILBOX);
+    rig.passes("discovered");
+    rig.no_reuse();
+}
+
 /// A person who says no: `login` exits with 1 and says why and what to do.
 #[test]
 fn authorization_code_denied() {

@@ -158,6 +158,18 @@ impl Provider {
         )
     }
 
+    /// As [`Provider::table`], by the issuer's name alone: everything else is asked of it.
+    pub(crate) fn table_by_issuer(&self) -> String {
+        let by_urls = self.table();
+        let is_url = |line: &&str| {
+            let (key, _) = line.split_once(" = ").unwrap_or_default();
+            key.ends_with("_url") && key != "redirect_url"
+        };
+        let lines = by_urls.lines().filter(|line| !is_url(line));
+        let rest: String = lines.map(|line| format!("{line}\n")).collect();
+        format!("{rest}issuer = \"http://{}\"\n", self.address)
+    }
+
     /// Presses through its pages with `rig/pages.py`; what that printed.
     pub(crate) fn press(&self, url: &str, user: &str, options: &[&str]) -> String {
         let output = Command::new(program("python3", "python3"))

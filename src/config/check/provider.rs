@@ -23,6 +23,9 @@ const CONSOLE_PORT: u16 = 8025;
 /// Tenants that are no organisation: an application cannot have a token of its own there.
 const SHARED_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
 
+const IN_CLEAR: &str = "would send secrets over the network in clear";
+const HTTPS_ONLY: &str = "use https:// (http:// only on this machine)";
+
 /// Paths that the console answers itself.
 const CONSOLE_PATHS: [&str; 4] = ["/api/", "/healthz", "/readyz", "/metrics"];
 
@@ -90,7 +93,7 @@ impl Checker<'_> {
             .unwrap_or_else(|| "common".to_owned());
         let cloud = section.cloud.copied().unwrap_or_default();
         let preset = preset::preset(known_kind, cloud, &tenant);
-        self.microsoft_only(section, kind);
+        self.of_one_kind(section, kind);
         let provider = self.provider(section, kind, &preset, admin);
         Profile {
             refusals: refusals(section, known_kind, &preset),
@@ -113,16 +116,19 @@ impl Checker<'_> {
             "copy it from the provider's application page",
         );
         let client_secret = self.secret(&section.client_secret);
+        let issuer = self.issuer(&section.issuer);
         let authorization_url = self.url(&section.authorization_url);
         let token_url = self
             .url(&section.token_url)
             .or_else(|| preset.token_url.clone());
-        if token_url.is_none() && kind.is_some() && section.token_url.is_absent() {
-            let remedy = "copy it from the provider's documentation";
+        let is_silent = section.token_url.is_absent() && section.issuer.is_absent();
+        if token_url.is_none() && kind.is_some() && is_silent {
+            let remedy = "copy it from the provider's documentation, or set issuer";
             section
                 .token_url
                 .refuse(&mut self.report, "is needed", remedy);
         }
+        let is_preset = section.token_url.is_absent() && section.authorization_url.is_absent();
         let device_authorization_url = self.url(&section.device_authorization_url);
         let redirect_url = self.redirect_url(&section.redirect_url, admin);
         self.readable(&section.ca_file);
@@ -136,8 +142,10 @@ impl Checker<'_> {
             client_id: client_id?,
             client_authentication: self.client_authentication(section, preset),
             client_secret,
+            // Other URLs than the preset's are another provider's, which calls itself otherwise.
+            issuer: issuer.or_else(|| preset.issuer.filter(|_| is_preset).map(str::to_owned)),
             authorization_url: authorization_url.or_else(|| preset.authorization_url.clone()),
-            token_url: token_url?,
+            token_url,
             device_authorization_url: device_authorization_url
                 .or_else(|| preset.device_authorization_url.clone()),
             // Another token endpoint has tokens that the preset's host knows nothing about.
@@ -151,12 +159,16 @@ impl Checker<'_> {
         })
     }
 
-    /// A tenant or cloud elsewhere would silently mean nothing.
-    fn microsoft_only(&mut self, section: &file::Provider, kind: Option<Kind>) {
+    /// A tenant, cloud or issuer elsewhere would silently mean nothing.
+    fn of_one_kind(&mut self, section: &file::Provider, kind: Option<Kind>) {
+        let what = "means nothing to this kind of provider";
+        if matches!(kind, Some(Kind::Microsoft | Kind::Google)) && section.issuer.get().is_some() {
+            let remedy = "take it out, or use kind = \"custom\"";
+            section.issuer.refuse(&mut self.report, what, remedy);
+        }
         if !matches!(kind, Some(Kind::Google | Kind::Custom)) {
             return;
         }
-        let what = "means nothing to this kind of provider";
         let remedy = "take it out, or use kind = \"microsoft\"";
         if section.tenant.get().is_some() {
             section.tenant.refuse(&mut self.report, what, remedy);
@@ -203,17 +215,34 @@ impl Checker<'_> {
     fn url(&mut self, field: &Field<Url>) -> Option<Url> {
         let url = field.get()?;
         if url.scheme() == "http" && !is_loopback(url) {
-            let what = "would send secrets over the network in clear";
-            field.refuse(
-                &mut self.report,
-                what,
-                "use https:// (http:// only on this machine)",
-            );
+            field.refuse(&mut self.report, IN_CLEAR, HTTPS_ONLY);
         }
         if url.fragment().is_some() {
             field.refuse(&mut self.report, "has a fragment (#..)", "take it out");
         }
         Some(url.clone())
+    }
+
+    /// The provider's name of itself: a URL (RFC 8414 §2), of which every octet counts.
+    fn issuer(&mut self, field: &Field<String>) -> Option<String> {
+        let text = field.get()?;
+        let url = Url::parse(text).ok();
+        let url = url.filter(|url| url.has_host() && url.username().is_empty());
+        match url {
+            Some(url) if url.scheme() == "http" && !is_loopback(&url) => {
+                field.refuse(&mut self.report, IN_CLEAR, HTTPS_ONLY);
+            }
+            Some(url) if url.query().is_some() || url.fragment().is_some() => {
+                let what = "has a query (?..) or a fragment (#..)";
+                field.refuse(&mut self.report, what, "take it out");
+            }
+            Some(url) if matches!(url.scheme(), "http" | "https") => {}
+            Some(_) | None => {
+                let remedy = "write it as \"https://id.example.com/realms/mail\"";
+                field.refuse(&mut self.report, "is no https URL", remedy);
+            }
+        }
+        Some(text.clone())
     }
 
     /// Where the browser comes back to: as registered at the provider, by default the console.
@@ -261,14 +290,16 @@ fn refusals(
     let mut refusals = Vec::new();
     let mut refuse = |grant, what, remedy| refusals.push((grant, what, remedy));
     let add = "add it to the provider, or use another grant";
-    if section.authorization_url.is_absent() && preset.authorization_url.is_none() {
+    // What an issuer offers is known when it has been asked.
+    let is_asked = !section.issuer.is_absent();
+    if section.authorization_url.is_absent() && preset.authorization_url.is_none() && !is_asked {
         refuse(
             Grant::AuthorizationCode,
-            "needs the provider's authorization_url",
+            "needs the provider's authorization_url, or its issuer",
             add,
         );
     }
-    if section.device_authorization_url.is_absent() {
+    if section.device_authorization_url.is_absent() && !is_asked {
         match kind {
             Kind::Microsoft => {}
             // It has a device endpoint, but refuses the scope of mail there.
@@ -280,7 +311,7 @@ fn refusals(
             Kind::Custom => {
                 refuse(
                     Grant::DeviceCode,
-                    "needs the provider's device_authorization_url",
+                    "needs the provider's device_authorization_url, or its issuer",
                     add,
                 );
             }

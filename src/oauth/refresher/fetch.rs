@@ -68,12 +68,11 @@ impl Refresher {
             consent_ends_at: None,
             access: std::collections::BTreeMap::new(),
         });
-        if record.client_id != provider.client_id || record.token_url != provider.token_url.as_str()
-        {
+        if record.client_id != provider.client_id || record.token_url != self.profile.source() {
             // Tokens of another client have no place beside this one.
             record.access.clear();
             record.client_id.clone_from(&provider.client_id);
-            record.token_url = provider.token_url.to_string();
+            self.profile.source().clone_into(&mut record.token_url);
         }
         if let Some(rotated) = granted.refresh() {
             record.refresh_token = Some(Secret::new(rotated));

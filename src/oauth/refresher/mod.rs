@@ -358,7 +358,7 @@ impl Refresher {
         let record = self.record.as_ref()?;
         let access = record.access.get(&service)?;
         let provider = &self.profile.provider;
-        let same = record.token_url == provider.token_url.as_str()
+        let same = record.token_url == self.profile.source()
             && record.client_id == provider.client_id
             && access.asked_scope == self.profile.scope(service);
         let wall = self.parts.clock.now();
@@ -389,8 +389,7 @@ impl Refresher {
                 .profile
                 .diagnosis("not signed in", "sign in: gatepost login ACCOUNT"));
         };
-        let from = url::Url::parse(&record.token_url).map(|url| url.origin());
-        if from.ok() != Some(self.profile.provider.token_url.origin()) {
+        if !self.profile.may_show(&record.token_url) {
             return Err(self.profile.diagnosis(
                 "the sign-in belongs to another provider than the one configured now",
                 "sign in again: gatepost login ACCOUNT",

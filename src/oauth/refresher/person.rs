@@ -87,7 +87,7 @@ impl Refresher {
         let ends = granted.refresh_token_expires_in;
         Record {
             refresh_token: granted.refresh().map(Secret::new),
-            token_url: self.profile.provider.token_url.to_string(),
+            token_url: self.profile.source().to_owned(),
             client_id: self.profile.provider.client_id.clone(),
             consented_at: Some(now),
             consent_ends_at: ends.map(|seconds| after(now, Duration::from_secs(seconds))),

@@ -1,5 +1,6 @@
 //! The token keeper against a token endpoint played here: real HTTP on a free port, time paused.
 
+mod discovering;
 mod provider;
 mod refreshing;
 mod signing_in;
@@ -41,8 +42,9 @@ fn config(played: &Played, grant: Grant) -> Config {
         client_id: "the client".to_owned(),
         client_secret: Some(Secret::new("s&cret")),
         client_authentication: ClientAuthentication::Post,
+        issuer: None,
         authorization_url: Some(url("/authorize")),
-        token_url: url("/token"),
+        token_url: Some(url("/token")),
         device_authorization_url: Some(url("/device")),
         revocation_url: Some(url("/revoke")),
         redirect_url: "http://localhost:8025/authorization/smtp_oauth/"
@@ -105,13 +107,17 @@ impl House {
 
     /// Begins a browser sign-in; returns its `state`.
     async fn begin(&self) -> String {
+        self.ask().await["state"].clone()
+    }
+
+    /// Begins a browser sign-in; returns the parameters of the authorization request.
+    async fn ask(&self) -> BTreeMap<String, String> {
         let begun = self.oauth.begin_sign_in(&alerts(), false).await.unwrap();
         let SignIn::Browser { url, .. } = begun else {
             panic!("a browser is wanted, not {begun:?}");
         };
         let url = Url::parse(&url).unwrap();
-        let found = url.query_pairs().find(|pair| pair.0 == "state");
-        found.unwrap().1.into_owned()
+        url.query_pairs().into_owned().collect()
     }
 
     async fn token(&self) -> Result<AccessToken, TokenError> {

@@ -9,10 +9,10 @@ use std::{
 
 use axum::{
     Form, Router,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use tokio::net::TcpListener;
 
@@ -49,6 +49,9 @@ pub(super) struct Seen {
     /// Forms posted to the token endpoint.
     forms: Mutex<Vec<BTreeMap<String, String>>>,
     authorizations: Mutex<Vec<String>>,
+    /// What is there to be fetched, by path: status and JSON. A redirect goes to `/trap`.
+    documents: Mutex<BTreeMap<String, (u16, String)>>,
+    pub(super) fetched: AtomicUsize,
     issued: AtomicUsize,
     current: Mutex<String>,
     pub(super) revoked: AtomicUsize,
@@ -65,6 +68,7 @@ impl Provider {
             .route("/device", post(device))
             .route("/revoke", post(revoke))
             .route("/trap", post(trap).get(trap))
+            .route("/.well-known/{name}", get(document))
             .with_state(Arc::clone(&seen));
         Tasks::new().spawn("played_provider", async move {
             axum::serve(listener, router).await.unwrap();
@@ -74,6 +78,18 @@ impl Provider {
 
     pub(super) fn next(&self, answers: impl IntoIterator<Item = Answer>) {
         self.seen.script.lock().unwrap().extend(answers);
+    }
+
+    /// Its name of itself.
+    pub(super) fn issuer(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Puts a document under `/.well-known/`.
+    pub(super) fn publish(&self, name: &str, status: u16, json: &impl ToString) {
+        let document = (status, json.to_string());
+        let mut documents = self.seen.documents.lock().unwrap();
+        documents.insert(name.to_owned(), document);
     }
 
     /// How often the token endpoint was asked.
@@ -162,6 +178,14 @@ fn good(seen: &Seen, form: &BTreeMap<String, String>) -> Response {
         r#"{{"access_token":"canary-access-{number}","token_type":"bearer","expires_in":"3600"{rotated}}}"#
     );
     (json, body).into_response()
+}
+
+async fn document(State(seen): State<Arc<Seen>>, Path(name): Path<String>) -> Response {
+    seen.fetched.fetch_add(1, Ordering::SeqCst);
+    let found = seen.documents.lock().unwrap().get(&name).cloned();
+    let (status, json) = found.unwrap_or((404, "{}".to_owned()));
+    let headers = [("content-type", "application/json"), ("location", "/trap")];
+    (StatusCode::from_u16(status).unwrap(), headers, json).into_response()
 }
 
 async fn device() -> Response {

@@ -362,9 +362,8 @@ async fn a_refresh_token_is_shown_to_no_other_host() {
     let elsewhere = Played::start().await;
     let mut moved = config.clone();
     let provider = moved.providers.get_mut("contoso").unwrap();
-    provider.token_url = format!("http://{}/token", elsewhere.address)
-        .parse()
-        .unwrap();
+    let url = format!("http://{}/token", elsewhere.address);
+    provider.token_url = Some(url.parse().unwrap());
     let house = House::furnished(elsewhere, memory, moved).await;
     assert!(matches!(
         house.token().await,
