@@ -19,7 +19,7 @@ use super::{
 use crate::{
     delivery,
     mail::Address,
-    oauth::{ClientAuthentication, Grant, Kind, preset::Cloud},
+    oauth::{Algorithm, ClientAuthentication, Grant, Kind, preset::Cloud},
     submission, telemetry,
 };
 
@@ -117,6 +117,10 @@ section! {
         client_certificate_file: Field<PathBuf>,
         client_key_file: Field<PathBuf>,
         issuer: Field<String>,
+        client_key_password: Field<SecretSource>,
+        client_assertion_algorithm: Field<Algorithm>,
+        federated_token_file: Field<PathBuf>,
+        service_account_file: Field<PathBuf>,
         authorization_url: Field<Url>,
         token_url: Field<Url>,
         device_authorization_url: Field<Url>,

@@ -330,13 +330,21 @@ words!(
     "us-gov-dod" => Self::UsGovDod, "china" => Self::China,
 );
 words!(
-    ClientAuthentication, "\"basic\", \"post\" or \"none\"", false,
-    "basic" => Self::Basic, "post" => Self::Post, "none" => Self::None,
+    ClientAuthentication, "\"basic\", \"post\", \"private_key_jwt\" or \"none\"", false,
+    "basic" => Self::Basic, "post" => Self::Post, "private_key_jwt" => Self::PrivateKeyJwt,
+    "none" => Self::None,
 );
 words!(
-    crate::oauth::Grant, "\"authorization_code\", \"device_code\" or \"client_credentials\"", false,
+    crate::oauth::Algorithm, "\"PS256\" or \"RS256\"", false,
+    "PS256" => Self::Ps256, "RS256" => Self::Rs256,
+);
+words!(
+    crate::oauth::Grant,
+    "\"authorization_code\", \"device_code\", \"client_credentials\", \"service_account\", \"workload_identity\" or \"managed_identity\"",
+    false,
     "authorization_code" => Self::AuthorizationCode, "device_code" => Self::DeviceCode,
-    "client_credentials" => Self::ClientCredentials,
+    "client_credentials" => Self::ClientCredentials, "service_account" => Self::ServiceAccount,
+    "workload_identity" => Self::WorkloadIdentity, "managed_identity" => Self::ManagedIdentity,
 );
 words!(
     crate::delivery::Tls, "\"starttls\", \"implicit\" or \"none\"", false,

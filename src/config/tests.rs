@@ -203,6 +203,147 @@ fn no_problem_shows_a_secret() {
     }
 }
 
+/// A folder with an RSA key and Google's key file around it.
+fn key_files() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let key = include_str!("../oauth/tests/rfc7515_a2.pem");
+    let json = serde_json::json!({
+        "type": "service_account", "client_email": "a@p.iam.gserviceaccount.com", "private_key": key,
+    });
+    fs::write(folder.path().join("key.pem"), key).unwrap();
+    fs::write(folder.path().join("sa.json"), json.to_string()).unwrap();
+    folder
+}
+
+/// The grants without a person, each with the least it needs.
+#[test]
+fn every_grant_without_a_person_is_configured() {
+    let files = key_files();
+    let folder = files.path().display();
+    let azure = [
+        ("AZURE_CLIENT_ID", "id-1"),
+        ("AZURE_TENANT_ID", "t-1"),
+        ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us/"),
+        ("AZURE_FEDERATED_TOKEN_FILE", "/var/run/token"),
+    ];
+    let load = |grant: &str, provider: &str, environment: &[(&str, &str)]| {
+        let text = format!(
+            "[provider.p]\n{provider}\n[account.a]\nprovider = \"p\"\nmailbox = \"a@b.example\"\n\
+             grant = \"{grant}\"\n"
+        );
+        let config = load_in(&text, environment).unwrap_or_else(|p| panic!("{text}\n{p}"));
+        let scope = &config.oauth.accounts[&AccountName::new("a")].services[&Service::Smtp];
+        (config.oauth.providers["p"].clone(), scope.clone())
+    };
+    let key = format!(
+        "kind = \"microsoft\"\ntenant = \"t\"\nclient_id = \"x\"\nclient_key_file = \"{folder}/key.pem\""
+    );
+    let (provider, scope) = load("client_credentials", &key, &[]);
+    assert_eq!(
+        provider.client_authentication,
+        ClientAuthentication::PrivateKeyJwt
+    );
+    assert_eq!(scope, "https://outlook.office365.com/.default");
+
+    let account = format!("kind = \"google\"\nservice_account_file = \"{folder}/sa.json\"");
+    let (provider, scope) = load("service_account", &account, &[]);
+    assert!(provider.service_account.is_some());
+    assert_eq!(scope, "https://mail.google.com/");
+
+    let (provider, scope) = load("workload_identity", "kind = \"microsoft\"", &azure);
+    assert_eq!(provider.client_id, "id-1");
+    assert_eq!(
+        provider.token_url.unwrap().as_str(),
+        "https://login.microsoftonline.us/t-1/oauth2/v2.0/token"
+    );
+    assert_eq!(
+        provider.federated_token_file,
+        Some(PathBuf::from("/var/run/token"))
+    );
+    assert_eq!(scope, "https://outlook.office365.us/.default");
+
+    let (provider, _) = load("managed_identity", "kind = \"microsoft\"", &[]);
+    let identity = provider.managed_identity.unwrap();
+    assert_eq!(
+        identity.url.as_str(),
+        "http://169.254.169.254/metadata/identity/oauth2/token"
+    );
+    let service = [
+        ("IDENTITY_ENDPOINT", "http://127.0.0.1:41741/msi/token"),
+        ("IDENTITY_HEADER", "canary"),
+    ];
+    let (provider, _) = load(
+        "managed_identity",
+        "kind = \"microsoft\"\nclient_id = \"u\"",
+        &service,
+    );
+    let identity = provider.managed_identity.unwrap();
+    assert_eq!(identity.url.port(), Some(41_741));
+    assert_eq!(identity.client_id.as_deref(), Some("u"));
+    assert!(identity.header.is_some());
+}
+
+/// What such a grant lacks is told at its account or at the key that is wrong.
+#[test]
+fn what_a_grant_without_a_person_lacks_is_told() {
+    let files = key_files();
+    let folder = files.path().display();
+    let told = |grant: &str, provider: &str| {
+        problems(&format!(
+            "[provider.p]\n{provider}\n[account.a]\nprovider = \"p\"\nmailbox = \"a@b.example\"\n\
+             grant = \"{grant}\"\n"
+        ))
+    };
+    let microsoft = "kind = \"microsoft\"\ntenant = \"t\"\nclient_id = \"x\"\n";
+    for (grant, provider, said) in [
+        (
+            "client_credentials",
+            microsoft.to_owned(),
+            "needs the provider's client_secret or",
+        ),
+        (
+            "workload_identity",
+            microsoft.to_owned(),
+            "needs the provider's federated_token_file",
+        ),
+        ("service_account", microsoft.to_owned(), "is Google's alone"),
+        (
+            "service_account",
+            "kind = \"google\"".to_owned(),
+            "needs the provider's service_account_file",
+        ),
+        (
+            "managed_identity",
+            "kind = \"google\"".to_owned(),
+            "is Azure's alone",
+        ),
+        (
+            "client_credentials",
+            format!("{microsoft}client_key_file = \"{folder}/sa.json\""),
+            "provider.p.client_key_file",
+        ),
+        (
+            "client_credentials",
+            format!("{microsoft}client_key_file = \"{folder}/key.pem\"\nclient_secret = \"s\""),
+            "both a client_secret and a key",
+        ),
+        (
+            "service_account",
+            format!("kind = \"google\"\nservice_account_file = \"{folder}/key.pem\""),
+            "is not a JSON key file",
+        ),
+        (
+            "client_credentials",
+            format!("{microsoft}client_authentication = \"private_key_jwt\""),
+            "needs a key",
+        ),
+    ] {
+        let told = told(grant, &provider);
+        assert!(told.contains(said), "{provider}\n{told}");
+        assert!(!told.contains("MII"), "{told}");
+    }
+}
+
 /// A rule that could never apply, and a fallback that is not there.
 #[test]
 fn a_sender_rule_and_a_fallback_are_checked() {
@@ -242,8 +383,6 @@ fn values_of_later_versions_are_refused() {
         "[[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol_from = [\"10.0.0.0/8\"]",
         "[account.a]\ntransport = \"graph\"",
         "[account.a]\ntransport = \"auto\"",
-        "[account.a]\ngrant = \"service_account\"",
-        "[provider.p]\nclient_certificate_file = \"x\"",
         "[console]\npassword_hash = \"x\"",
         "[notify]\nto = \"a@b.example\"",
     ] {

@@ -32,12 +32,10 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
 
 const SMTP: &str = "use \"smtp\"";
 const QUEUE: &str = "use \"queue\"";
-const SECRET: &str = "use client_secret";
-const APP_SECRET: &str = "use \"client_credentials\" with a client_secret";
 const TLS_PROXY: &str = "leave it out, and put a TLS proxy in front";
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 20] = [
+const TABLE: [Unbuilt; 15] = [
     row(
         "store.url",
         Which::Begins("postgres"),
@@ -55,19 +53,6 @@ const TABLE: [Unbuilt; 20] = [
         Which::Any,
         "leave it out, and allow the proxy's address",
     ),
-    row("provider.*.client_certificate_file", Which::Any, SECRET),
-    row("provider.*.client_key_file", Which::Any, SECRET),
-    row(
-        "account.*.grant",
-        Which::Is("service_account"),
-        "use \"authorization_code\"",
-    ),
-    row(
-        "account.*.grant",
-        Which::Is("workload_identity"),
-        APP_SECRET,
-    ),
-    row("account.*.grant", Which::Is("managed_identity"), APP_SECRET),
     row("account.*.transport", Which::Is("graph"), SMTP),
     row("account.*.transport", Which::Is("gmail"), SMTP),
     row("account.*.transport", Which::Is("auto"), SMTP),

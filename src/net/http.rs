@@ -169,6 +169,19 @@ impl Clients {
         Ok(Client(made))
     }
 
+    /// A client for what answers on this machine or on its own link, in the clear: a cloud's
+    /// endpoint for the identity of the machine. Never through a proxy.
+    ///
+    /// # Errors
+    /// [`Error::Insecure`] for any other host, [`Error::Setup`].
+    pub async fn on_this_machine(&self, url: &Url) -> Result<Client, Error> {
+        if url.scheme() != "http" || !(is_loopback(url) || is_link_local(url)) {
+            return Err(Error::Insecure(url.origin().ascii_serialization()));
+        }
+        let loopback = Url::parse("http://127.0.0.1/").map_err(|e| Error::Setup(e.to_string()))?;
+        self.client(&loopback, None).await
+    }
+
     fn live(&self, trust: &Trust) -> Option<Arc<reqwest::Client>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(trust).and_then(Weak::upgrade)
@@ -235,6 +248,12 @@ pub fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     }
+}
+
+/// Whether a URL's host is an IPv4 link-local literal (RFC 3927): it never leaves the link.
+#[must_use]
+pub fn is_link_local(url: &Url) -> bool {
+    matches!(url.host(), Some(Host::Ipv4(address)) if address.is_link_local())
 }
 
 /// What all clients have in common.

@@ -208,6 +208,12 @@ pub(super) const AADSTS: &[Row] = &[
         "upload the certificate to the registration, and check this machine's clock",
     ),
     Row(
+        &[70_021, 700_211, 700_212, 700_213],
+        Severity::Mend,
+        "no federated credential of the application matches the platform's token",
+        "in the Azure portal compare issuer, subject and audience of the federated credential (Certificates & secrets) with the token's, letter by letter",
+    ),
+    Row(
         &[50_001, 500_011, 650_052, 650_054],
         Severity::Mend,
         "the mail service is not known in this tenant",

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use oauth2::{
     AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
     DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
@@ -26,6 +27,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Account, ClientAuthentication, Diagnosis, Kind, Provider, Service,
+    assertion::{self, KeyError, Occasion},
     discovery::{Endpoints, Issuers},
     error::{self, About, Failure, Severity},
     preset,
@@ -100,6 +102,40 @@ impl Profile {
         services.find_map(|(service, scope)| preset::opens(kind, asked, scope).then_some(*service))
     }
 
+    /// The assertion by which the client says who it is; `None`: it does so in another way.
+    async fn assertion(&self, audience: &Url, now: Timestamp) -> Result<Option<Secret>, KeyError> {
+        let provider = &self.provider;
+        let is_signed = provider.client_authentication == ClientAuthentication::PrivateKeyJwt;
+        let key = provider.client_key.clone().filter(|_| is_signed);
+        let file = provider.federated_token_file.clone();
+        let make: Box<dyn FnOnce() -> Result<Secret, KeyError> + Send> =
+            match (self.account.grant, key, file) {
+                (super::Grant::ServiceAccount | super::Grant::ManagedIdentity, ..) => {
+                    return Ok(None);
+                }
+                (super::Grant::WorkloadIdentity, _, Some(file)) => {
+                    Box::new(move || assertion::federated(&file))
+                }
+                (_, Some(key), _) => {
+                    let (client_id, audience) = (provider.client_id.clone(), audience.to_string());
+                    Box::new(move || {
+                        let audience = audience.as_str();
+                        key.assertion(&client_id, Occasion { audience, now })
+                    })
+                }
+                (_, None, _) => return Ok(None),
+            };
+        // Reads files and signs: a millisecond or two.
+        let made = tokio::task::spawn_blocking(make).await;
+        made.unwrap_or_else(|_| Err(KeyError::missing())).map(Some)
+    }
+
+    /// There is no assertion: nothing was sent.
+    fn unsigned(&self, error: &KeyError) -> Box<Failure> {
+        let diagnosis = self.diagnosis(error.what.clone(), &error.remedy);
+        error::definite(Severity::Mend, "client_key", diagnosis)
+    }
+
     /// A diagnosis about this account.
     pub(super) fn diagnosis(&self, reason: impl Into<String>, remedy: &str) -> Diagnosis {
         Diagnosis {
@@ -124,7 +160,23 @@ impl Profile {
 
     pub(super) fn judge(&self, status: u16, refusal: &Refusal) -> Box<Failure> {
         let mut failure = error::judge(status, refusal, &self.name);
-        if self.provider.kind == Kind::Google && refusal.error == "invalid_grant" {
+        let delegated = self.account.grant == super::Grant::ServiceAccount;
+        if delegated
+            && matches!(
+                refusal.error.as_str(),
+                "unauthorized_client" | "access_denied"
+            )
+        {
+            failure.diagnosis.remedy = "in the Google Admin console open Security, Access and data \
+                control, API controls, Domain-wide delegation, and add the service account's client \
+                id with the scope https://mail.google.com/, letter by letter; it may take a day"
+                .to_owned();
+        } else if delegated && refusal.error == "invalid_grant" {
+            failure.severity = Severity::Mend;
+            failure.diagnosis.remedy = "check that the mailbox exists in this Workspace, that the \
+                service account's key was not deleted, and this machine's clock"
+                .to_owned();
+        } else if self.provider.kind == Kind::Google && refusal.error == "invalid_grant" {
             // Said nowhere in the answer, and the most common cause of a sign-in that dies.
             failure.diagnosis.remedy.push_str(
                 "; if it happens every 7 days, publish the consent screen (it is in testing)",
@@ -155,7 +207,9 @@ fn endpoint(provider: &Provider, token_url: &Url) -> Endpoint {
     let (style, secret) = match provider.client_authentication {
         ClientAuthentication::Basic => (AuthType::BasicAuth, secret()),
         ClientAuthentication::Post => (AuthType::RequestBody, secret()),
-        ClientAuthentication::None => (AuthType::RequestBody, None),
+        ClientAuthentication::None | ClientAuthentication::PrivateKeyJwt => {
+            (AuthType::RequestBody, None)
+        }
     };
     let client = client.set_auth_type(style);
     match secret {
@@ -247,8 +301,25 @@ impl Grants {
         granted.map_err(|failure| profile.about(service, failure))
     }
 
+    /// A token without a person: by whichever of those grants the account has.
+    pub(super) async fn unattended(
+        &self,
+        profile: &Profile,
+        service: Service,
+    ) -> Result<Granted, Box<Failure>> {
+        let granted = match profile.account.grant {
+            super::Grant::ServiceAccount => self.service_account(profile, service).await,
+            super::Grant::ManagedIdentity => self.managed_identity(profile, service).await,
+            super::Grant::ClientCredentials
+            | super::Grant::WorkloadIdentity
+            | super::Grant::AuthorizationCode
+            | super::Grant::DeviceCode => self.client_credentials(profile, service).await,
+        };
+        granted.map_err(|failure| profile.about(service, failure))
+    }
+
     /// RFC 6749 §4.4.
-    pub(super) async fn client_credentials(
+    async fn client_credentials(
         &self,
         profile: &Profile,
         service: Service,
@@ -263,8 +334,68 @@ impl Grants {
             request = request.add_scope(Scope::new(scope.to_owned()));
         }
         let answer = request.request_async(&exchange).await;
-        let granted = exchange.usable(answer);
-        granted.map_err(|failure| profile.about(service, failure))
+        exchange.usable(answer)
+    }
+
+    /// RFC 7523 §2.1, as Google has it.
+    async fn service_account(
+        &self,
+        profile: &Profile,
+        service: Service,
+    ) -> Result<Granted, Box<Failure>> {
+        let url = self.token_url(profile).await?;
+        let exchange = self.exchange(profile, &url).await?;
+        let _permit = self.gate.acquire().await;
+        let key = profile.provider.service_account.as_ref();
+        let key = key.ok_or_else(|| profile.unsigned(&KeyError::missing()))?;
+        let occasion = Occasion {
+            audience: url.as_str(),
+            now: self.clock.now(),
+        };
+        let (mailbox, scope) = (&profile.account.mailbox, profile.scope(service));
+        let assertion = key.assertion(mailbox, scope, occasion);
+        let assertion = assertion.map_err(|error| profile.unsigned(&error))?;
+        let form = Zeroizing::new(
+            form_urlencoded::Serializer::new(String::new())
+                .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer")
+                .append_pair("assertion", assertion.expose())
+                .finish(),
+        );
+        let request = oauth2::http::Request::post(url.as_str())
+            .header(CONTENT_TYPE, FORM)
+            .body(form.as_bytes().to_vec());
+        exchange.raw(request).await
+    }
+
+    /// Azure's endpoint on this machine; no proxy is ever between.
+    async fn managed_identity(
+        &self,
+        profile: &Profile,
+        service: Service,
+    ) -> Result<Granted, Box<Failure>> {
+        let missing = || profile.unsigned(&KeyError::missing());
+        let identity = profile.provider.managed_identity.as_ref();
+        let identity = identity.ok_or_else(missing)?;
+        let client = self.clients.on_this_machine(&identity.url).await;
+        let exchange = self.exchange_by(profile, client)?;
+        let _permit = self.gate.acquire().await;
+        let mut url = identity.url.clone();
+        let resource = profile.scope(service).trim_end_matches("/.default");
+        let version = match identity.header {
+            Some(_) => "2019-08-01",
+            None => "2018-02-01",
+        };
+        url.query_pairs_mut()
+            .append_pair("api-version", version)
+            .append_pair("resource", resource)
+            .extend_pairs(identity.client_id.iter().map(|id| ("client_id", id)));
+        let request = oauth2::http::Request::get(url.as_str());
+        let request = match &identity.header {
+            Some(secret) => request.header("X-IDENTITY-HEADER", secret.expose()),
+            // It proves that the request was not forwarded from elsewhere.
+            None => request.header("Metadata", "true"),
+        };
+        exchange.raw(request.body(Vec::new())).await
     }
 
     /// RFC 6749 §4.1.3 with the verifier of RFC 7636.
@@ -305,7 +436,8 @@ impl Grants {
             );
             error::definite(Severity::Mend, "no_device_endpoint", diagnosis)
         })?;
-        let exchange = self.exchange(profile, &url).await?;
+        let mut exchange = self.exchange(profile, &url).await?;
+        exchange.audience = Some(endpoints.token.clone());
         let client = endpoint(provider, &endpoints.token)
             .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url));
         let mut request = client.exchange_device_code();
@@ -346,14 +478,21 @@ impl Grants {
     pub(super) async fn revoke(&self, profile: &Profile, token: &Secret) -> bool {
         let provider = &profile.provider;
         let endpoints = self.endpoints(profile).await.ok();
-        let Some(url) = endpoints.and_then(|found| found.revocation) else {
+        let found = endpoints.and_then(|found| Some((found.revocation?, found.token)));
+        let Some((url, token_url)) = found else {
             return false;
         };
         let Ok(client) = self.clients.client(&url, provider.ca_file.as_deref()).await else {
             return false;
         };
         // The crate refuses a plain URL even on this machine.
-        let request = revocation(provider, &url, token);
+        let mut request = revocation(provider, &url, token);
+        if let Ok(Some(assertion)) = profile.assertion(&token_url, self.clock.now()).await
+            && let Some(body) = request.body().and_then(reqwest::Body::as_bytes)
+        {
+            let form = with_assertion(body, &assertion);
+            *request.body_mut() = Some(form.into());
+        }
         let answer = client.exchange(request).await;
         answer.is_ok_and(|answer| answer.status.is_success())
     }
@@ -365,12 +504,23 @@ impl Grants {
     ) -> Result<Exchange<'p>, Box<Failure>> {
         let ca_file = profile.provider.ca_file.as_deref();
         let client = self.clients.client(url, ca_file).await;
+        let mut exchange = self.exchange_by(profile, client)?;
+        exchange.audience = Some(url.clone());
+        Ok(exchange)
+    }
+
+    fn exchange_by<'p>(
+        &self,
+        profile: &'p Profile,
+        client: Result<Client, http::Error>,
+    ) -> Result<Exchange<'p>, Box<Failure>> {
         let client = client.map_err(|error| error::trouble("unreachable", error.to_string()))?;
         Ok(Exchange {
             profile,
             client,
             clock: Arc::clone(&self.clock),
             polling: false,
+            audience: None,
             seen: Mutex::default(),
         })
     }
@@ -399,18 +549,39 @@ fn revocation(provider: &Provider, url: &Url, token: &Secret) -> Request {
             form.append_pair("client_id", &provider.client_id);
             form.append_pair("client_secret", secret);
         }
-        (ClientAuthentication::None, _) | (_, None) => {
+        (ClientAuthentication::None | ClientAuthentication::PrivateKeyJwt, _) | (_, None) => {
             form.append_pair("client_id", &provider.client_id);
         }
     }
-    let form_type = reqwest::header::HeaderValue::from_static("application/x-www-form-urlencoded");
+    let form_type = reqwest::header::HeaderValue::from_static(FORM);
     request.headers_mut().insert(CONTENT_TYPE, form_type);
     *request.body_mut() = Some(form.finish().into());
     request
 }
 
+/// A form with the client's assertion (RFC 7523 §2.2).
+fn with_assertion(form: &[u8], assertion: &Secret) -> Vec<u8> {
+    let mut form = form.to_vec();
+    if !form.is_empty() {
+        form.push(b'&');
+    }
+    let added = form_urlencoded::Serializer::new(String::new())
+        .append_pair(
+            "client_assertion_type",
+            "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        )
+        .append_pair("client_assertion", assertion.expose())
+        .finish();
+    form.extend_from_slice(added.as_bytes());
+    form
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Form fields that no log may show.
-const SECRET_FIELDS: [&str; 5] = [
+const SECRET_FIELDS: [&str; 7] = [
+    "assertion",
+    "client_assertion",
     "refresh_token",
     "code",
     "code_verifier",
@@ -428,6 +599,8 @@ struct Exchange<'p> {
     clock: Arc<dyn Clock>,
     /// Polling for a device: transient refusals are trouble on the way, so that polling goes on.
     polling: bool,
+    /// The token endpoint, for which assertions are made; none: the grant has none.
+    audience: Option<Url>,
     seen: Mutex<Seen>,
 }
 
@@ -448,6 +621,8 @@ enum Unanswered {
     Form(u16),
     #[error("the provider answered HTTP {0}")]
     Busy(u16),
+    #[error("{0}")]
+    Key(KeyError),
     #[error("request")]
     Request(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -464,6 +639,7 @@ impl<'c> AsyncHttpClient<'c> for Exchange<'_> {
 impl Exchange<'_> {
     async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, Unanswered> {
         self.remember(Seen::default());
+        let request = self.signed(request).await?;
         let secrets = self.secrets(request.body());
         let request = Request::try_from(request).map_err(|e| Unanswered::Request(Box::new(e)))?;
         let answer = self.client.exchange(request).await?;
@@ -483,14 +659,52 @@ impl Exchange<'_> {
             .map_err(|e| Unanswered::Request(Box::new(e)))
     }
 
+    /// The request with the client's assertion, a fresh one each time: polling sends the same form
+    /// again, and a provider takes no `jti` twice.
+    async fn signed(&self, mut request: HttpRequest) -> Result<HttpRequest, Unanswered> {
+        let Some(url) = &self.audience else {
+            return Ok(request);
+        };
+        let assertion = self.profile.assertion(url, self.clock.now()).await;
+        if let Some(assertion) = assertion.map_err(Unanswered::Key)? {
+            *request.body_mut() = with_assertion(request.body(), &assertion);
+        }
+        Ok(request)
+    }
+
+    /// An exchange that the crate has no form for.
+    async fn raw(
+        &self,
+        request: Result<HttpRequest, oauth2::http::Error>,
+    ) -> Result<Granted, Box<Failure>> {
+        let request = request.map_err(|error| Unanswered::Request(Box::new(error)));
+        let answer = async { self.ask(request?).await };
+        let answer = match answer.await {
+            Ok(answer) if answer.status().as_u16() == 200 => {
+                serde_json::from_slice(answer.body()).map_err(|_| {
+                    // What the crate says of such an answer; it holds no body.
+                    RequestTokenError::<Unanswered, Refusal>::Other(String::new())
+                })
+            }
+            Ok(_) => Err(RequestTokenError::Other(String::new())),
+            Err(error) => Err(RequestTokenError::Request(error)),
+        };
+        self.usable(answer)
+    }
+
     /// What a request carries in confidence.
     fn secrets(&self, form: &[u8]) -> Vec<Zeroizing<String>> {
-        let secret = self.profile.provider.client_secret.as_ref();
-        let known = secret.map(|secret| Zeroizing::new(secret.expose().to_owned()));
+        let provider = &self.profile.provider;
+        let header = provider
+            .managed_identity
+            .as_ref()
+            .and_then(|m| m.header.as_ref());
+        let known = provider.client_secret.iter().chain(header);
+        let known = known.map(|secret| Zeroizing::new(secret.expose().to_owned()));
         let sent = form_urlencoded::parse(form)
             .filter(|(name, _)| SECRET_FIELDS.contains(&name.as_ref()))
             .map(|(_, value)| Zeroizing::new(value.into_owned()));
-        known.into_iter().chain(sent).collect()
+        known.chain(sent).collect()
     }
 
     fn read(
@@ -557,6 +771,9 @@ impl Exchange<'_> {
                 "unreachable",
                 format!("the provider cannot be reached: {error}"),
             ),
+            (RequestTokenError::Request(Unanswered::Key(error)), None) => {
+                self.profile.unsigned(&error)
+            }
             (RequestTokenError::Request(error), None) => {
                 error::trouble(&format!("http_{}", seen.status), error.to_string())
             }

@@ -261,7 +261,13 @@ impl Keeper {
     ) -> Result<SignIn, Error> {
         let handle = self.handle(account).ok_or_else(|| needs_none(account))?;
         match (handle.profile.account.grant, device) {
-            (Grant::ClientCredentials, _) => Ok(self.begin_unattended(handle)),
+            (
+                Grant::ClientCredentials
+                | Grant::ServiceAccount
+                | Grant::WorkloadIdentity
+                | Grant::ManagedIdentity,
+                _,
+            ) => Ok(self.begin_unattended(handle)),
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
                 self.begin_device(handle).await
             }

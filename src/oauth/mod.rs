@@ -9,6 +9,7 @@
 //! `refresher`: the task an account · `sign_in`: sign-ins under way · `seal`: tokens at rest ·
 //! `keeper`: all accounts together.
 
+mod assertion;
 mod discovery;
 mod error;
 mod error_table;
@@ -30,6 +31,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
 use vault::Vault;
 
 use crate::{
@@ -79,6 +81,8 @@ pub enum ClientAuthentication {
     Post,
     /// A public client: only its id.
     None,
+    /// An assertion that the client signs with its own key (RFC 7523 §2.2).
+    PrivateKeyJwt,
 }
 
 /// An OAuth provider profile, every URL filled in.
@@ -97,6 +101,15 @@ pub struct Provider {
     /// What the provider calls itself (`iss`), exactly, where that is known. At a custom provider it
     /// stands for discovery: the issuer's own metadata fills in the URLs that are not given here.
     pub issuer: Option<String>,
+    /// The key of [`ClientAuthentication::PrivateKeyJwt`].
+    pub client_key: Option<ClientKey>,
+    /// The key of [`Grant::ServiceAccount`].
+    pub service_account: Option<ServiceAccount>,
+    /// The token that stands for the client with [`Grant::WorkloadIdentity`]; its platform keeps it
+    /// fresh, so it is read for each request.
+    pub federated_token_file: Option<PathBuf>,
+    /// Where [`Grant::ManagedIdentity`] asks.
+    pub managed_identity: Option<ManagedIdentity>,
     /// Where a person consents. Needed by `authorization_code`.
     pub authorization_url: Option<Url>,
     /// Where tokens come from; none: the issuer says.
@@ -120,8 +133,19 @@ impl Provider {
     }
 }
 
+/// Azure's endpoint on the machine itself, which gives tokens for the identity of that machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ManagedIdentity {
+    /// Without query.
+    pub url: Url,
+    /// App Service's secret header; none: the instance metadata service of a virtual machine.
+    pub header: Option<Secret>,
+    /// A user-assigned identity; none: the system-assigned one.
+    pub client_id: Option<String>,
+}
+
 /// How consent is obtained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grant {
     /// RFC 6749 §4.1 with PKCE (RFC 7636).
@@ -130,6 +154,12 @@ pub enum Grant {
     DeviceCode,
     /// RFC 6749 §4.4: no person at all.
     ClientCredentials,
+    /// Google's service account acts as the mailbox (RFC 7523 §2.1).
+    ServiceAccount,
+    /// Client credentials where another identity provider's token stands for the client.
+    WorkloadIdentity,
+    /// Azure gives tokens to the machine itself.
+    ManagedIdentity,
 }
 
 impl Grant {
@@ -138,7 +168,10 @@ impl Grant {
     pub fn is_unattended(self) -> bool {
         match self {
             Self::AuthorizationCode | Self::DeviceCode => false,
-            Self::ClientCredentials => true,
+            Self::ClientCredentials
+            | Self::ServiceAccount
+            | Self::WorkloadIdentity
+            | Self::ManagedIdentity => true,
         }
     }
 }
@@ -274,7 +307,7 @@ pub enum SignIn {
         /// When it expires.
         expires_at: Timestamp,
     },
-    /// Nobody is needed (client credentials): the token is being fetched.
+    /// Nobody is needed: the token is being fetched.
     Unattended {
         /// Names this sign-in.
         id: String,

@@ -131,6 +131,16 @@ const fn hosts(cloud: Cloud) -> CloudHosts {
     }
 }
 
+/// The cloud that a login host belongs to, as `AZURE_AUTHORITY_HOST` names it; `None`: unknown.
+#[must_use]
+pub fn cloud_of(login: &str) -> Option<Cloud> {
+    let login = login.trim_end_matches('/');
+    let clouds = CLOUDS.iter().copied();
+    clouds
+        .into_iter()
+        .find(|cloud| hosts(*cloud).login == login)
+}
+
 /// Google's one scope for SMTP; it covers the Gmail API as well.
 const GOOGLE_MAIL: &str = "https://mail.google.com/";
 

@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -17,6 +18,7 @@ use crate::{
         process::{Process, guarded},
         program,
         relay::Site,
+        scratch,
         sink::Sink,
         within,
     },
@@ -262,6 +264,77 @@ fn client_credentials_post() {
         .edit("scope = \"openid offline_access smtp\"", "scope = \"smtp\"");
     let _relay = rig.site.start();
     rig.passes("post");
+}
+
+/// A certificate with its key as openssl makes them: `cert.pem`, `key.pem`, and both in `client.pfx`.
+fn openssl_certificate(dir: &Path) {
+    let openssl = |arguments: &str| {
+        let mut command = Command::new(program("openssl", "openssl"));
+        let output = command
+            .args(arguments.split(' '))
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments}: {said}");
+    };
+    openssl(
+        "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 30 -subj /CN=relay",
+    );
+    openssl("pkcs12 -export -in cert.pem -inkey key.pem -out client.pfx -passout pass:canary-pfx");
+}
+
+/// A certificate instead of a secret, in every form it is kept in, checked by the OAuth server: code,
+/// refresh and client credentials.
+#[test]
+fn private_key_jwt() {
+    let dir = scratch();
+    openssl_certificate(dir.path());
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let certificate = file("cert.pem");
+    for (grant, key, algorithm) in [
+        (
+            "authorization_code",
+            format!(
+                "client_certificate_file = \"{certificate}\"\nclient_key_file = \"{}\"",
+                file("key.pem")
+            ),
+            "PS256",
+        ),
+        (
+            "client_credentials",
+            format!(
+                "client_certificate_file = \"{}\"\nclient_key_password = \"canary-pfx\"",
+                file("client.pfx")
+            ),
+            "PS256",
+        ),
+        (
+            "client_credentials",
+            format!("client_key_file = \"{}\"", file("key.pem")),
+            "RS256",
+        ),
+    ] {
+        let settings = [
+            ("AT_TTL", SHORT_LIFE),
+            ("CLIENT_CERT", certificate.as_str()),
+        ];
+        let rig = Rig::with(grant, "starttls", "xoauth2", &settings);
+        rig.site.edit(
+            "client_id = \"relay\"\nclient_secret = \"relay-secret\"",
+            &format!(
+                "client_id = \"relay-{algorithm}\"\n{key}\nclient_assertion_algorithm = \"{algorithm}\""
+            ),
+        );
+        let _relay = rig.site.start();
+        if grant == "authorization_code" {
+            rig.sign_in(MAILBOX);
+            within(ROTATIONS_PATIENCE, "the token is refreshed", || {
+                (rig.provider.count("granted refresh_token") > 0).then_some(())
+            });
+        }
+        rig.passes(&format!("signed-{algorithm}-{grant}"));
+    }
 }
 
 /// Mail accepted before anybody signed in waits, and flows by itself after the browser came back to

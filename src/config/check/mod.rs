@@ -6,6 +6,7 @@
 
 mod account;
 mod basics;
+mod client;
 mod listener;
 mod provider;
 mod rules;
@@ -44,7 +45,7 @@ pub(super) fn check(
     let hostname = checker.hostname(&file.hostname);
     let admin = checker.admin(file, &state_dir);
     let listeners = checker.listeners(&file.listener, &admin);
-    let profiles = checker.providers(&file.provider, &admin);
+    let profiles = checker.providers(file, &admin);
     let upstream = upstream::Upstream {
         profiles: &profiles,
         hostname: &hostname,

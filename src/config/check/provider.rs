@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use url::{Host, Url};
 
-use super::{Checker, missing};
+use super::{
+    Checker,
+    client::{Azure, Client},
+    missing,
+};
 use crate::{
     admin,
-    config::{
-        field::{Field, Named},
-        file,
-    },
+    config::{field::Field, file},
     oauth::{
-        ClientAuthentication, Grant, Kind, Provider, Service,
+        Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
     },
 };
@@ -21,7 +22,7 @@ use crate::{
 const CONSOLE_PORT: u16 = 8025;
 
 /// Tenants that are no organisation: an application cannot have a token of its own there.
-const SHARED_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
+pub(super) const SHARED_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
 
 const IN_CLEAR: &str = "would send secrets over the network in clear";
 const HTTPS_ONLY: &str = "use https:// (http:// only on this machine)";
@@ -68,35 +69,41 @@ impl Profiles {
 }
 
 impl Checker<'_> {
-    pub(super) fn providers(
-        &mut self,
-        sections: &Named<file::Provider>,
-        admin: &admin::Config,
-    ) -> Profiles {
-        let profiles = sections
-            .0
-            .iter()
-            .map(|(name, section)| (name.clone(), self.profile(section, admin)));
+    pub(super) fn providers(&mut self, file: &file::File, admin: &admin::Config) -> Profiles {
+        let profiles = file.provider.0.iter().map(|(name, section)| {
+            let users = file.account.0.values();
+            let users = users.filter(|account| account.provider.get() == Some(name));
+            let grants = users.map(|account| {
+                let grant = account.grant.copied();
+                grant.unwrap_or(Grant::AuthorizationCode)
+            });
+            let client = Client {
+                section,
+                grants: grants.collect(),
+                azure: Azure::of(self.variables, section),
+            };
+            (name.clone(), self.profile(&client, admin))
+        });
         Profiles(profiles.collect())
     }
 
-    fn profile(&mut self, section: &file::Provider, admin: &admin::Config) -> Profile {
+    fn profile(&mut self, client: &Client<'_>, admin: &admin::Config) -> Profile {
+        let section = client.section;
         let kind = section.kind.required(
             &mut self.report,
             "use \"microsoft\", \"google\" or \"custom\"",
         );
         // Without a kind nothing more is asked for than what stands in the file.
         let known_kind = kind.unwrap_or(Kind::Custom);
-        let tenant = section
-            .tenant
-            .copied()
-            .unwrap_or_else(|| "common".to_owned());
-        let cloud = section.cloud.copied().unwrap_or_default();
+        let azure = &client.azure;
+        let tenant = section.tenant.copied().or_else(|| azure.tenant.clone());
+        let tenant = tenant.unwrap_or_else(|| "common".to_owned());
+        let cloud = section.cloud.copied().or(azure.cloud).unwrap_or_default();
         let preset = preset::preset(known_kind, cloud, &tenant);
         self.of_one_kind(section, kind);
-        let provider = self.provider(section, kind, &preset, admin);
+        let provider = self.provider(client, kind, &preset, admin);
         Profile {
-            refusals: refusals(section, known_kind, &preset),
+            refusals: client.refusals(known_kind, &preset),
             provider,
             kind: known_kind,
             cloud,
@@ -106,17 +113,17 @@ impl Checker<'_> {
 
     fn provider(
         &mut self,
-        section: &file::Provider,
+        client: &Client<'_>,
         kind: Option<Kind>,
         preset: &Preset,
         admin: &admin::Config,
     ) -> Option<Provider> {
-        let client_id = section.client_id.required(
-            &mut self.report,
-            "copy it from the provider's application page",
-        );
+        let section = client.section;
+        let client_id = self.client_id(client);
         let client_secret = self.secret(&section.client_secret);
         let issuer = self.issuer(&section.issuer);
+        let client_key = self.client_key(section);
+        let service_account = self.service_account(&section.service_account_file);
         let authorization_url = self.url(&section.authorization_url);
         let token_url = self
             .url(&section.token_url)
@@ -144,6 +151,10 @@ impl Checker<'_> {
             client_secret,
             // Other URLs than the preset's are another provider's, which calls itself otherwise.
             issuer: issuer.or_else(|| preset.issuer.filter(|_| is_preset).map(str::to_owned)),
+            client_key,
+            service_account,
+            federated_token_file: client.federated_token_file(),
+            managed_identity: client.managed_identity(self.variables),
             authorization_url: authorization_url.or_else(|| preset.authorization_url.clone()),
             token_url,
             device_authorization_url: device_authorization_url
@@ -179,35 +190,6 @@ impl Checker<'_> {
             .is_some_and(|cloud| *cloud != Cloud::Global)
         {
             section.cloud.refuse(&mut self.report, what, remedy);
-        }
-    }
-
-    fn client_authentication(
-        &mut self,
-        section: &file::Provider,
-        preset: &Preset,
-    ) -> ClientAuthentication {
-        use ClientAuthentication::{Basic, None as Public, Post};
-
-        let field = &section.client_authentication;
-        let has_secret = !section.client_secret.is_absent();
-        match field.copied() {
-            None if has_secret => preset.client_authentication,
-            None => Public,
-            Some(way @ (Basic | Post)) => {
-                if !has_secret {
-                    let remedy = "add client_secret, or use \"none\" for a public client";
-                    field.refuse(&mut self.report, "needs client_secret", remedy);
-                }
-                way
-            }
-            Some(Public) => {
-                if has_secret {
-                    let remedy = "take client_secret out, or use \"post\" or \"basic\"";
-                    field.refuse(&mut self.report, "would not use client_secret", remedy);
-                }
-                Public
-            }
         }
     }
 
@@ -279,63 +261,6 @@ impl Checker<'_> {
         }
         url.ok()
     }
-}
-
-/// The grants that cannot work with a profile.
-fn refusals(
-    section: &file::Provider,
-    kind: Kind,
-    preset: &Preset,
-) -> Vec<(Grant, &'static str, &'static str)> {
-    let mut refusals = Vec::new();
-    let mut refuse = |grant, what, remedy| refusals.push((grant, what, remedy));
-    let add = "add it to the provider, or use another grant";
-    // What an issuer offers is known when it has been asked.
-    let is_asked = !section.issuer.is_absent();
-    if section.authorization_url.is_absent() && preset.authorization_url.is_none() && !is_asked {
-        refuse(
-            Grant::AuthorizationCode,
-            "needs the provider's authorization_url, or its issuer",
-            add,
-        );
-    }
-    if section.device_authorization_url.is_absent() && !is_asked {
-        match kind {
-            Kind::Microsoft => {}
-            // It has a device endpoint, but refuses the scope of mail there.
-            Kind::Google => refuse(
-                Grant::DeviceCode,
-                "Google offers no device code for mail",
-                "use \"authorization_code\"; without a browser on this machine, `gatepost login NAME --no-browser`",
-            ),
-            Kind::Custom => {
-                refuse(
-                    Grant::DeviceCode,
-                    "needs the provider's device_authorization_url, or its issuer",
-                    add,
-                );
-            }
-        }
-    }
-    let app = Grant::ClientCredentials;
-    let tenant = section.tenant.get().map(String::as_str);
-    let is_shared = tenant.is_none_or(|tenant| SHARED_TENANTS.contains(&tenant));
-    if kind == Kind::Google {
-        refuse(
-            app,
-            "Google has no such grant for mailboxes",
-            "use \"authorization_code\"",
-        );
-    } else if section.client_secret.is_absent() {
-        refuse(app, "needs the provider's client_secret", add);
-    } else if kind == Kind::Microsoft && is_shared && section.token_url.is_absent() {
-        refuse(
-            app,
-            "needs the provider's tenant: an application has no token of its own in \"common\"",
-            "set tenant to your organisation's id or domain",
-        );
-    }
-    refusals
 }
 
 /// Whether a URL stays on this machine.

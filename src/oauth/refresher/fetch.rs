@@ -33,7 +33,7 @@ impl Refresher {
         let grants = &self.parts.grants;
         let answer = match &way {
             Some(token) => grants.refresh(&profile, service, token).await,
-            None => grants.client_credentials(&profile, service).await,
+            None => grants.unattended(&profile, service).await,
         };
         match answer {
             Ok(granted) => {

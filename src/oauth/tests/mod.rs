@@ -1,6 +1,7 @@
 //! The token keeper against a token endpoint played here: real HTTP on a free port, time paused.
 
 mod discovering;
+mod grants;
 mod provider;
 mod refreshing;
 mod signing_in;
@@ -43,6 +44,10 @@ fn config(played: &Played, grant: Grant) -> Config {
         client_secret: Some(Secret::new("s&cret")),
         client_authentication: ClientAuthentication::Post,
         issuer: None,
+        client_key: None,
+        service_account: None,
+        federated_token_file: None,
+        managed_identity: None,
         authorization_url: Some(url("/authorize")),
         token_url: Some(url("/token")),
         device_authorization_url: Some(url("/device")),

@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     Form, Router,
-    extract::{Path, State},
+    extract::{Path, Query, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -67,6 +67,7 @@ impl Provider {
             .route("/token", post(token))
             .route("/device", post(device))
             .route("/revoke", post(revoke))
+            .route("/identity", get(identity))
             .route("/trap", post(trap).get(trap))
             .route("/.well-known/{name}", get(document))
             .with_state(Arc::clone(&seen));
@@ -168,7 +169,7 @@ fn good(seen: &Seen, form: &BTreeMap<String, String>) -> Response {
         return (StatusCode::BAD_REQUEST, json, body).into_response();
     }
     let number = seen.issued.fetch_add(1, Ordering::SeqCst) + 1;
-    let rotated = if grant == "client_credentials" {
+    let rotated = if grant == "client_credentials" || grant.ends_with(":jwt-bearer") {
         String::new()
     } else {
         *current = format!("canary-refresh-{number}");
@@ -186,6 +187,36 @@ async fn document(State(seen): State<Arc<Seen>>, Path(name): Path<String>) -> Re
     let (status, json) = found.unwrap_or((404, "{}".to_owned()));
     let headers = [("content-type", "application/json"), ("location", "/trap")];
     (StatusCode::from_u16(status).unwrap(), headers, json).into_response()
+}
+
+/// A cloud's endpoint on the machine: one form only, numbers as text.
+async fn identity(
+    State(seen): State<Arc<Seen>>,
+    headers: HeaderMap,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let header = |name: &str| Some(headers.get(name)?.to_str().unwrap().to_owned());
+    let forwarded = headers.contains_key("x-forwarded-for");
+    let mut form = query.clone();
+    form.extend(header("metadata").map(|value| ("Metadata".to_owned(), value)));
+    form.extend(header("x-identity-header").map(|value| ("X-IDENTITY-HEADER".to_owned(), value)));
+    let known = header("metadata").as_deref() == Some("true")
+        || header("x-identity-header").as_deref() == Some("canary-header");
+    seen.forms.lock().unwrap().push(form);
+    let answer = seen.script.lock().unwrap().pop_front();
+    if let Some(Answer::Raw(status, kind, body)) = answer {
+        let status = StatusCode::from_u16(status).unwrap();
+        return (status, [("content-type", kind)], body).into_response();
+    }
+    if !known || forwarded {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    let number = seen.issued.fetch_add(1, Ordering::SeqCst) + 1;
+    let body = format!(
+        r#"{{"access_token":"canary-access-{number}","refresh_token":"","expires_in":"3599",
+            "expires_on":"1506484173","resource":"x","token_type":"Bearer"}}"#
+    );
+    ([("content-type", "application/json; charset=utf-8")], body).into_response()
 }
 
 async fn device() -> Response {

@@ -1,6 +1,8 @@
 // A certified OAuth server (npm oidc-provider) for tests, on loopback. One line a fact on standard output.
-//   PORT=9400 [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...] node oidc.mjs
+//   PORT=9400 [CLIENT_CERT=cert.pem] [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...] node oidc.mjs
 import { Provider } from 'oidc-provider';
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 
 const port = Number(process.env.PORT);
@@ -9,6 +11,15 @@ const ttl = Number(process.env.AT_TTL || 3600);
 const mailbox = process.env.MAILBOX || 'app@example.test';
 const redirects = (process.env.REDIRECTS || 'http://127.0.0.1:9/callback').split(',');
 const DEVICE = 'urn:ietf:params:oauth:grant-type:device_code';
+
+// Clients that prove themselves by the key of a certificate, one for each way to sign.
+const certificate = process.env.CLIENT_CERT && new X509Certificate(readFileSync(process.env.CLIENT_CERT));
+const signing = certificate ? ['PS256', 'RS256'].map((alg) => ({
+  client_id: `relay-${alg}`, redirect_uris: redirects, response_types: ['code'],
+  grant_types: ['client_credentials', 'authorization_code', 'refresh_token', DEVICE],
+  scope: 'openid offline_access smtp', token_endpoint_auth_method: 'private_key_jwt',
+  token_endpoint_auth_signing_alg: alg, jwks: { keys: [certificate.publicKey.export({ format: 'jwk' })] },
+})) : [];
 
 const provider = new Provider(issuer, {
   clients: [
@@ -30,6 +41,7 @@ const provider = new Provider(issuer, {
       client_id: 'dovecot', client_secret: 'dovecot-secret', redirect_uris: [], response_types: [],
       grant_types: [], token_endpoint_auth_method: 'client_secret_basic',
     },
+    ...signing,
   ],
   scopes: ['openid', 'offline_access', 'smtp'],
   features: {
