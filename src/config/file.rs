@@ -136,6 +136,7 @@ section! {
     Account {
         provider: Field<String>,
         mailbox: Field<Address>,
+        sign_in_user: Field<String>,
         grant: Field<Grant>,
         transport: Field<OverSmtp>,
         fallback: Field<String>,

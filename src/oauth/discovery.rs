@@ -16,6 +16,7 @@ use super::{
     Provider,
     error::{self, Failure, Severity},
     grant::{Grants, Profile},
+    preset,
 };
 use crate::net::http::{self, Clients};
 
@@ -36,6 +37,12 @@ pub(super) struct Endpoints {
     pub(super) authorization: Option<Url>,
     pub(super) device_authorization: Option<Url>,
     pub(super) revocation: Option<Url>,
+    pub(super) userinfo: Option<Url>,
+    /// What is asked for at sign-in: the profile's scope, and what makes the provider say who signed
+    /// in.
+    pub(super) scope: String,
+    /// Whether that is OpenID Connect, so that a nonce goes with it.
+    pub(super) asks_openid: bool,
     /// Whom an answer in the browser must name.
     pub(super) answers_as: AnswersAs,
     /// The issuer lists the challenges it takes (RFC 7636), and ours is not among them.
@@ -104,8 +111,13 @@ impl Grants {
             },
             None => AnswersAs::Origin(authorization.as_ref().map(Url::origin)),
         };
+        let offered = metadata.map_or(&[][..], |m| m.scopes.as_slice());
+        let scope = preset::sign_in_scope(provider.kind, &provider.scope, offered);
         Ok(Endpoints {
             token,
+            userinfo: metadata.and_then(|m| m.userinfo.clone()),
+            asks_openid: preset::asks_openid(&scope),
+            scope,
             authorization,
             device_authorization: or(&provider.device_authorization_url, |m| {
                 &m.device_authorization
@@ -124,6 +136,8 @@ struct Metadata {
     token: Option<Url>,
     device_authorization: Option<Url>,
     revocation: Option<Url>,
+    userinfo: Option<Url>,
+    scopes: Vec<String>,
     promises_iss: bool,
     refuses_s256: bool,
 }
@@ -263,6 +277,9 @@ struct Document {
     token_endpoint: Option<String>,
     device_authorization_endpoint: Option<String>,
     revocation_endpoint: Option<String>,
+    userinfo_endpoint: Option<String>,
+    #[serde(default)]
+    scopes_supported: Vec<String>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: bool,
     code_challenge_methods_supported: Option<Vec<String>>,
@@ -300,6 +317,8 @@ impl Document {
                 self.device_authorization_endpoint,
             )?,
             revocation: endpoint("revocation_endpoint", self.revocation_endpoint)?,
+            userinfo: endpoint("userinfo_endpoint", self.userinfo_endpoint)?,
+            scopes: self.scopes_supported,
             promises_iss: self.authorization_response_iss_parameter_supported,
             refuses_s256: self
                 .code_challenge_methods_supported

@@ -13,7 +13,7 @@ use std::{
 
 use jiff::Timestamp;
 use oauth2::{
-    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret,
     DeviceAuthorizationUrl, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
     PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope,
     StandardDeviceAuthorizationResponse, StandardRevocableToken, TokenUrl,
@@ -32,6 +32,7 @@ use super::{
     error::{self, About, Failure, Severity},
     preset,
     response::{Granted, Refusal},
+    sign_in::Browser,
 };
 use crate::{
     clock::Clock,
@@ -225,7 +226,7 @@ fn endpoint(provider: &Provider, token_url: &Url) -> Endpoint {
 pub(super) fn authorization_url(
     profile: &Profile,
     endpoints: &Endpoints,
-    state: &CsrfToken,
+    browser: &Browser,
     challenge: PkceCodeChallenge,
 ) -> Result<Url, Diagnosis> {
     let provider = &profile.provider;
@@ -243,16 +244,19 @@ pub(super) fn authorization_url(
     }
     let client = endpoint(provider, &endpoints.token).set_auth_uri(AuthUrl::from_url(url));
     let mut request = client
-        .authorize_url(|| state.clone())
+        .authorize_url(|| browser.state.clone())
         .set_redirect_uri(Cow::Owned(RedirectUrl::from_url(
             provider.redirect_url.clone(),
         )))
         .set_pkce_challenge(challenge);
-    if !provider.scope.is_empty() {
-        request = request.add_scope(Scope::new(provider.scope.clone()));
+    if !endpoints.scope.is_empty() {
+        request = request.add_scope(Scope::new(endpoints.scope.clone()));
     }
-    if !profile.account.mailbox.is_empty() {
-        request = request.add_extra_param("login_hint", profile.account.mailbox.as_str());
+    if !profile.account.user().is_empty() {
+        request = request.add_extra_param("login_hint", profile.account.user());
+    }
+    if let Some(nonce) = &browser.nonce {
+        request = request.add_extra_param("nonce", nonce.as_str());
     }
     for (name, value) in preset::authorize_parameters(provider.kind) {
         request = request.add_extra_param(*name, *value);
@@ -277,6 +281,10 @@ impl Grants {
             clock,
             gate: Arc::new(Semaphore::new(REQUESTS_MAX)),
         }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// RFC 6749 §6.
@@ -416,6 +424,7 @@ impl Grants {
             )))
             .set_pkce_verifier(verifier);
         if let Some(scope) = profile.redeemed_scope() {
+            let scope = preset::sign_in_scope(provider.kind, scope, &[]);
             request = request.add_extra_param("scope", scope);
         }
         let answer = request.request_async(&exchange).await;
@@ -441,8 +450,8 @@ impl Grants {
         let client = endpoint(provider, &endpoints.token)
             .set_device_authorization_url(DeviceAuthorizationUrl::from_url(url));
         let mut request = client.exchange_device_code();
-        if !provider.scope.is_empty() {
-            request = request.add_scope(Scope::new(provider.scope.clone()));
+        if !endpoints.scope.is_empty() {
+            request = request.add_scope(Scope::new(endpoints.scope));
         }
         let answer = request.request_async(&exchange).await;
         answer.map_err(|error| exchange.failure(error))

@@ -20,6 +20,7 @@ use url::Url;
 use super::{
     AccessToken, Config, Diagnosis, Error, Grant, Key, Service, SignIn, Status, TokenError,
     grant::{Grants, Profile, authorization_url},
+    identity::{Refused, Stranger},
     refresher::{self, Beginning, Command, Handle, Parts, Serve},
     response::Granted,
     seal::Sealer,
@@ -279,9 +280,9 @@ impl Keeper {
         let endpoints = self.parts.grants.endpoints(profile).await;
         let endpoints = endpoints.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
-        let browser = Browser::new(verifier, endpoints.answers_as.clone());
-        let url = authorization_url(profile, &endpoints, &browser.state, challenge)
-            .map_err(Error::Provider)?;
+        let browser = Browser::new(verifier, &endpoints);
+        let url =
+            authorization_url(profile, &endpoints, &browser, challenge).map_err(Error::Provider)?;
         let begun = self
             .sign_ins()
             .begin(profile, BROWSER_PATIENCE, Some(browser));
@@ -333,10 +334,11 @@ impl Keeper {
             granted = polled => granted,
         };
         let result = match granted {
-            Ok(granted) => self.adopt(&profile, granted).await,
-            Err(failure) => Err(sign_in::told(*failure)),
+            Ok(granted) => self.adopt(&profile, granted, None).await,
+            Err(failure) => Err(sign_in::told(*failure).into()),
         };
-        self.settle(&begun.id, &profile, result);
+        // Whoever waits is told; nobody else asks.
+        self.settle(&begun.id, &profile, result).unwrap_or_default();
     }
 
     fn begin_unattended(self: &Arc<Self>, handle: Handle) -> SignIn {
@@ -351,7 +353,10 @@ impl Keeper {
                 Ok(()) => answer.await.unwrap_or_else(|_| Err(stopped())),
                 Err(_) => Err(stopped()),
             };
-            keeper.settle(&begun.id, &profile, result);
+            let result = result.map_err(Refused::Told);
+            keeper
+                .settle(&begun.id, &profile, result)
+                .unwrap_or_default();
         });
         SignIn::Unattended { id }
     }
@@ -375,12 +380,16 @@ impl Keeper {
         // A task of its own: a browser that leaves now must not lose a code already redeemed.
         self.tasks.spawn("browser_sign_in", async move {
             let profile = returned.profile;
+            let nonce = returned.nonce.as_deref();
             let result = match returned.code {
-                Ok(code) => keeper.redeem(&profile, code, returned.verifier).await,
-                Err(diagnosis) => Err(diagnosis),
+                Ok(code) => {
+                    keeper
+                        .redeem(&profile, code, returned.verifier, nonce)
+                        .await
+                }
+                Err(diagnosis) => Err(diagnosis.into()),
             };
-            keeper.settle(&returned.id, &profile, result.clone());
-            drop(reply.send(result));
+            drop(reply.send(keeper.settle(&returned.id, &profile, result)));
         });
         answer.await.unwrap_or_else(|_| Err(stopped()))?;
         Ok(account)
@@ -391,39 +400,82 @@ impl Keeper {
         profile: &Arc<Profile>,
         code: String,
         verifier: oauth2::PkceCodeVerifier,
-    ) -> Result<(), Diagnosis> {
+        nonce: Option<&str>,
+    ) -> Result<(), Refused> {
         let granted = self.parts.grants.redeem(profile, code, verifier).await;
-        self.adopt(profile, granted.map_err(|failure| sign_in::told(*failure))?)
-            .await
+        let granted = granted.map_err(|failure| sign_in::told(*failure))?;
+        self.adopt(profile, granted, nonce).await
     }
 
     /// Hands what a sign-in brought to the account's refresher, if the account is still the one
-    /// that was signed in.
-    async fn adopt(&self, profile: &Arc<Profile>, granted: Granted) -> Result<(), Diagnosis> {
+    /// that was signed in, and it was whom the account wants who signed in. (What a stranger brought is
+    /// forgotten, not revoked: at some providers that would end every sign-in of that user here.)
+    async fn adopt(
+        &self,
+        profile: &Arc<Profile>,
+        granted: Granted,
+        nonce: Option<&str>,
+    ) -> Result<(), Refused> {
         refresher::check_sign_in(profile, &granted).map_err(|failure| sign_in::told(*failure))?;
+        let identified = self.parts.grants.identify(profile, &granted, nonce).await;
         let handle = self.handle(&profile.name);
         let Some(handle) = handle.filter(|handle| handle.profile == *profile) else {
-            return Err(profile.diagnosis(
+            let diagnosis = profile.diagnosis(
                 "the configuration of this account changed meanwhile",
                 "begin again: gatepost login ACCOUNT",
-            ));
+            );
+            return Err(diagnosis.into());
+        };
+        let subject = match identified {
+            Ok(subject) => subject,
+            Err(refused) => {
+                if let Refused::Stranger(stranger) = &refused {
+                    let diagnosis = stranger.diagnosis.clone();
+                    // A refresher that has ended shows nothing.
+                    drop(handle.commands.send(Command::Remark { diagnosis }).await);
+                }
+                return Err(refused);
+            }
         };
         let (reply, answer) = oneshot::channel();
-        let granted = Box::new(granted);
-        let command = Command::Adopt { granted, reply };
+        let command = Command::Adopt {
+            granted: Box::new(granted),
+            subject,
+            reply,
+        };
         handle.commands.send(command).await.map_err(|_| stopped())?;
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        let adopted = answer.await.unwrap_or_else(|_| Err(stopped()));
+        adopted.map_err(Refused::Told)
     }
 
-    fn settle(&self, id: &str, profile: &Profile, result: Result<(), Diagnosis>) {
+    /// Records and logs how a sign-in ended. Names of people are fields of their own: whether they
+    /// are written is the operator's choice.
+    fn settle(
+        &self,
+        id: &str,
+        profile: &Profile,
+        result: Result<(), Refused>,
+    ) -> Result<(), Diagnosis> {
         let (account, provider) = (&profile.name, &profile.provider_name);
         match &result {
             Ok(()) => tracing::info!(event = "signed_in", %account, %provider),
-            Err(diagnosis) => {
+            Err(Refused::Told(diagnosis)) => {
                 tracing::warn!(event = "sign_in_failed", %account, %provider, reason = %diagnosis);
             }
+            Err(Refused::Stranger(stranger)) => {
+                let Stranger {
+                    signed_in_as,
+                    expected,
+                    ..
+                } = &**stranger;
+                let reason = "another user signed in than the account wants";
+                tracing::warn!(event = "sign_in_failed", %account, %provider, reason, signed_in_as,
+                    expected);
+            }
         }
-        self.sign_ins().settle(id, result);
+        let result = result.map_err(Refused::into_diagnosis);
+        self.sign_ins().settle(id, result.clone());
+        result
     }
 
     fn in_future(&self, span: Duration) -> Timestamp {

@@ -5,15 +5,16 @@
 //! error.
 //!
 //! [`preset`]: what is known of providers · `discovery`: what an issuer says of itself · `grant`: the
-//! requests · `response`, `error`: what the answers mean · `state`: when to refresh (pure) ·
-//! `refresher`: the task an account · `sign_in`: sign-ins under way · `seal`: tokens at rest ·
-//! `keeper`: all accounts together.
+//! requests · `response`, `error`: what the answers mean · `identity`: who signed in · `state`: when to
+//! refresh (pure) · `refresher`: the task an account · `sign_in`: sign-ins under way · `seal`: tokens
+//! at rest · `keeper`: all accounts together.
 
 mod assertion;
 mod discovery;
 mod error;
 mod error_table;
 mod grant;
+mod identity;
 mod keeper;
 pub mod preset;
 mod refresher;
@@ -110,6 +111,8 @@ pub struct Provider {
     pub federated_token_file: Option<PathBuf>,
     /// Where [`Grant::ManagedIdentity`] asks.
     pub managed_identity: Option<ManagedIdentity>,
+    /// Microsoft: the tenant whose users may sign in, where it is configured by its id.
+    pub tenant_id: Option<String>,
     /// Where a person consents. Needed by `authorization_code`.
     pub authorization_url: Option<Url>,
     /// Where tokens come from; none: the issuer says.
@@ -181,13 +184,23 @@ impl Grant {
 pub struct Account {
     /// The provider profile's name.
     pub provider: String,
-    /// The mailbox; `login_hint` at sign-in.
+    /// The mailbox that mail is sent as.
     pub mailbox: String,
+    /// Who signs in, when it is not the mailbox itself: a delegate, or the mailbox under a user name
+    /// that is not its address.
+    pub sign_in_user: Option<String>,
     /// How consent is obtained.
     pub grant: Grant,
     /// What its tokens open, each with the scope that is sent for it without a person (empty: none
     /// is sent). Never empty. See [`preset::service_scope`].
     pub services: BTreeMap<Service, String>,
+}
+
+impl Account {
+    /// Who signs in; `login_hint` at sign-in.
+    fn user(&self) -> &str {
+        self.sign_in_user.as_deref().unwrap_or(&self.mailbox)
+    }
 }
 
 /// What an access token opens. Providers give a token for one resource, and one for another opens

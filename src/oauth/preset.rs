@@ -252,6 +252,34 @@ pub(super) fn authorize_parameters(kind: Kind) -> &'static [(&'static str, &'sta
     }
 }
 
+/// What is asked for at sign-in: the profile's `scope`, and what makes the provider say who signed
+/// in. `offered`: what a discovered issuer lists.
+///
+/// Microsoft names people in `profile` (what its own libraries always ask for; `email` would be one
+/// more consent), Google in `email`. At others a scope with `openid` is taken as it is, and an empty
+/// one means the client's own scopes there: asking for more would ask for less.
+pub(super) fn sign_in_scope(kind: Kind, scope: &str, offered: &[String]) -> String {
+    let known: &[&str] = match kind {
+        Kind::Microsoft => &["openid", "profile"],
+        Kind::Google => &["openid", "email"],
+        Kind::Custom if scope.is_empty() || asks_openid(scope) => &[],
+        Kind::Custom => &["openid", "email", "profile"],
+    };
+    let is_offered = |name: &str| offered.iter().any(|one| one == name);
+    let asked: Vec<&str> = scope.split_ascii_whitespace().collect();
+    let is_oidc = kind != Kind::Custom || is_offered("openid");
+    let more = known.iter().filter(|name| {
+        is_oidc && (kind != Kind::Custom || is_offered(name)) && !asked.contains(name)
+    });
+    let parts: Vec<&str> = asked.iter().chain(more).copied().collect();
+    parts.join(" ")
+}
+
+/// Whether a request with this scope is one of OpenID Connect.
+pub(super) fn asks_openid(scope: &str) -> bool {
+    scope.split_ascii_whitespace().any(|part| part == "openid")
+}
+
 /// The scope sent when a token for `service` is asked for without a person: with each refresh, or by
 /// an application. Empty: none is sent. `scope` is the profile's, asked for at sign-in.
 ///
@@ -543,6 +571,48 @@ mod tests {
         );
         assert_eq!(other(Kind::Custom, "mail", App, Service::Smtp), "mail");
         assert_eq!(other(Kind::Custom, "mail", Person, Service::Smtp), "");
+    }
+
+    #[test]
+    fn a_sign_in_asks_who_signs_in_where_that_is_known_to_work() {
+        let offered = |list: &str| list.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for (kind, scope, offers, expected) in [
+            (
+                Kind::Microsoft,
+                SEED,
+                "",
+                &*format!("{SEED} openid profile"),
+            ),
+            (
+                Kind::Microsoft,
+                "openid User.Read",
+                "",
+                "openid User.Read profile",
+            ),
+            (
+                Kind::Google,
+                GOOGLE_MAIL,
+                "",
+                "https://mail.google.com/ openid email",
+            ),
+            (Kind::Custom, "mail", "", "mail"),
+            (Kind::Custom, "mail", "email profile", "mail"),
+            (Kind::Custom, "mail", "openid mail", "mail openid"),
+            (
+                Kind::Custom,
+                "mail",
+                "profile openid email",
+                "mail openid email profile",
+            ),
+            (Kind::Custom, "openid mail", "openid email", "openid mail"),
+            (Kind::Custom, "", "openid email", ""),
+        ] {
+            assert_eq!(
+                sign_in_scope(kind, scope, &offered(offers)),
+                expected,
+                "{scope} {offers}"
+            );
+        }
     }
 
     #[test]

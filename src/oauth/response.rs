@@ -8,6 +8,8 @@ use oauth2::{AccessToken, RefreshToken, Scope, TokenResponse, TokenType};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
+use crate::secret::Secret;
+
 /// An access token beyond this fits no SASL exchange (RFC 4954 §4: 12 288 octets of base64).
 const ACCESS_TOKEN_MAX: usize = 8 * 1024;
 
@@ -32,6 +34,9 @@ pub(super) struct Granted {
     refresh_token: Option<RefreshToken>,
     #[serde(default, deserialize_with = "text")]
     pub(super) scope: Option<String>,
+    /// Who signed in (OpenID Connect Core 1.0 §3.1.3.3). Personal data: shown nowhere whole.
+    #[serde(default, deserialize_with = "secret", skip_serializing)]
+    pub(super) id_token: Option<Secret>,
     /// Google, where the consent itself has an end (time-limited access).
     #[serde(default, deserialize_with = "seconds")]
     pub(super) refresh_token_expires_in: Option<u64>,
@@ -228,7 +233,7 @@ fn identifier(text: &str) -> String {
 }
 
 /// Seconds as a number or as a numeric text; anything else counts as not told.
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     Ok(match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Number(number) => number.as_u64().or_else(|| {
             // 3599.0: some servers count in floating point.
@@ -244,7 +249,7 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D:
 }
 
 /// A text; a list of texts joined by spaces; anything else counts as not told.
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::String(text) => Some(text),
         serde_json::Value::Array(parts) => {
@@ -256,6 +261,11 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
         | serde_json::Value::Number(_)
         | serde_json::Value::Object(_) => None,
     })
+}
+
+/// A text that is not to be shown; anything else counts as not told.
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    Ok(text(deserializer)?.map(Secret::new))
 }
 
 /// A list of numbers; what is none of them is left out.

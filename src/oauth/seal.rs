@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{Error, Key, Service};
+use super::{Error, Key, Service, identity::Subject};
 use crate::{mail::AccountName, secret::Secret, store::SealedToken};
 
 /// The form described above.
@@ -43,6 +43,9 @@ pub(super) struct Record {
     pub(super) token_url: String,
     /// Whose tokens they are.
     pub(super) client_id: String,
+    /// Who signed in, where the provider said: nobody else's tokens take the place of these.
+    #[serde(default)]
+    pub(super) subject: Option<Subject>,
     /// When a person consented.
     #[serde(default)]
     pub(super) consented_at: Option<Timestamp>,
@@ -307,6 +310,7 @@ mod tests {
             refresh_token: Some(Secret::new(token)),
             token_url: "https://login.example.com/token".to_owned(),
             client_id: "client".to_owned(),
+            subject: None,
             consented_at: None,
             consent_ends_at: None,
             access: BTreeMap::from([(

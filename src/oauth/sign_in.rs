@@ -13,7 +13,7 @@ use url::form_urlencoded;
 
 use super::{
     Diagnosis,
-    discovery::AnswersAs,
+    discovery::{AnswersAs, Endpoints},
     error::{Failure, Severity},
     grant::Profile,
     response::Refusal,
@@ -26,7 +26,7 @@ pub(super) const BROWSER_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// Random octets of `state`: 256 bits.
 const STATE_LEN: u32 = 32;
 
-/// Random octets of an id.
+/// Random octets of an id, and of a nonce.
 const ID_LEN: u32 = 16;
 
 /// How a sign-in ended; `None`: not yet.
@@ -39,14 +39,18 @@ pub(super) struct Browser {
     pub(super) verifier: PkceCodeVerifier,
     /// Whom the answer must name.
     answers_as: AnswersAs,
+    /// What the id token must repeat, where one is asked for.
+    pub(super) nonce: Option<String>,
 }
 
 impl Browser {
-    pub(super) fn new(verifier: PkceCodeVerifier, answers_as: AnswersAs) -> Self {
+    pub(super) fn new(verifier: PkceCodeVerifier, endpoints: &Endpoints) -> Self {
+        let nonce = || CsrfToken::new_random_len(ID_LEN).into_secret();
         Self {
             state: CsrfToken::new_random_len(STATE_LEN),
             verifier,
-            answers_as,
+            answers_as: endpoints.answers_as.clone(),
+            nonce: endpoints.asks_openid.then(nonce),
         }
     }
 }
@@ -75,6 +79,7 @@ pub(super) struct Returned {
     pub(super) id: String,
     pub(super) profile: Arc<Profile>,
     pub(super) verifier: PkceCodeVerifier,
+    pub(super) nonce: Option<String>,
     /// The code, or why there is none.
     pub(super) code: Result<String, Diagnosis>,
 }
@@ -158,6 +163,7 @@ impl SignIns {
             id: pending.id.clone(),
             profile: Arc::clone(&pending.profile),
             verifier: browser.verifier,
+            nonce: browser.nonce,
             code: callback.code(&pending.profile, &browser.answers_as),
         })
     }

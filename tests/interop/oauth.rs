@@ -98,6 +98,18 @@ impl Rig {
         );
     }
 
+    /// Begins a device sign-in; its code.
+    fn device_login(&self) -> (Login, String) {
+        let mut login = Login::start(&self.site, &["login", "alerts", "--device"]);
+        let code = login.word(|word| {
+            let (first, second) = word.split_once('-').unwrap_or_default();
+            let upper =
+                |part: &str| part.len() == 4 && part.bytes().all(|c| c.is_ascii_uppercase());
+            upper(first) && upper(second)
+        });
+        (login, code)
+    }
+
     /// Signs in by browser on this machine.
     fn sign_in(&self, user: &str) {
         let mut login = Login::start(&self.site, &["login", "alerts", "--no-browser"]);
@@ -415,6 +427,48 @@ fn discovery() {
     rig.no_reuse();
 }
 
+/// Somebody else signs in, by browser or by device, named in the id token or by the userinfo endpoint:
+/// refused on the spot, with both names and the remedy, on the page, by `login` and by `accounts`. The
+/// right user's sign-in then lets the mail flow.
+#[test]
+fn wrong_user_refused() {
+    const STRANGER: &str = "somebody.else@example.test";
+    let said_by = |text: &str| {
+        for word in [STRANGER, MAILBOX, "sign_in_user"] {
+            assert!(text.contains(word), "{word} is not told: {text}");
+        }
+    };
+    for place in ["id_token", "userinfo"] {
+        let settings = [("EMAIL_IN", place)];
+        let rig = Rig::with("authorization_code", "starttls", "xoauth2", &settings);
+        rig.site
+            .edit(&rig.provider.table(), &rig.provider.table_by_issuer());
+        rig.site
+            .edit("openid offline_access smtp", "offline_access smtp");
+        let _relay = rig.site.start();
+        let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
+        let url = login.url(&format!("http://{}/auth", rig.provider.address));
+        let page = rig.provider.press(&url, STRANGER, &[]);
+        assert!(page.contains("\n400 "), "{page}");
+        said_by(&page);
+        said_by(&login.refused());
+        let account = rig.site.wait_account("alerts", "sign_in_needed");
+        said_by(&format!("{} {}", account["reason"], account["remedy"]));
+
+        let (mut login, code) = rig.device_login();
+        let url = login.url(&format!("http://{}/device", rig.provider.address));
+        rig.provider.press(&url, STRANGER, &["--code", &code]);
+        said_by(&login.refused());
+
+        rig.site.submit(&message(place, b"For the right user.\r\n"));
+        assert_eq!(rig.site.queue().len(), 1);
+        rig.sign_in(MAILBOX);
+        rig.sink.find("For the right user.");
+        rig.site.wait_account("alerts", "ready");
+        rig.no_reuse();
+    }
+}
+
 /// A person who says no: `login` exits with 1 and says why and what to do.
 #[test]
 fn authorization_code_denied() {
@@ -433,13 +487,8 @@ fn authorization_code_denied() {
 fn device_code() {
     let rig = Rig::new("device_code", "starttls", "xoauth2");
     let _relay = rig.site.start();
-    let mut login = Login::start(&rig.site, &["login", "alerts", "--device"]);
+    let (mut login, code) = rig.device_login();
     let url = login.url(&format!("http://{}/device", rig.provider.address));
-    let code = login.word(|word| {
-        let (first, second) = word.split_once('-').unwrap_or_default();
-        let upper = |part: &str| part.len() == 4 && part.bytes().all(|c| c.is_ascii_uppercase());
-        upper(first) && upper(second)
-    });
     rig.provider.press(&url, MAILBOX, &["--code", &code]);
     login.succeeds();
     rig.passes("device");

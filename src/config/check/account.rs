@@ -77,6 +77,11 @@ impl Checker<'_> {
         if let Some((what, remedy)) = profile_used.and_then(|profile| profile.refuses(grant)) {
             section.grant.refuse(&mut self.report, what, remedy);
         }
+        if section.sign_in_user.get().is_some() && (!needs_token || grant.is_unattended()) {
+            let what = "means nothing: nobody signs in for this account";
+            let remedy = "take it out";
+            section.sign_in_user.refuse(&mut self.report, what, remedy);
+        }
         let (Some(mailbox), Some(smtp)) = (mailbox, smtp) else {
             return;
         };
@@ -84,6 +89,7 @@ impl Checker<'_> {
             let account = oauth::Account {
                 provider,
                 mailbox: mailbox.clone(),
+                sign_in_user: section.sign_in_user.copied(),
                 grant,
                 services: [Service::Smtp]
                     .map(|service| {

@@ -149,6 +149,7 @@ impl Checker<'_> {
             client_id: client_id?,
             client_authentication: self.client_authentication(section, preset),
             client_secret,
+            tenant_id: section.tenant.get().filter(|tenant| is_id(tenant)).cloned(),
             // Other URLs than the preset's are another provider's, which calls itself otherwise.
             issuer: issuer.or_else(|| preset.issuer.filter(|_| is_preset).map(str::to_owned)),
             client_key,
@@ -261,6 +262,13 @@ impl Checker<'_> {
         }
         url.ok()
     }
+}
+
+/// Whether a tenant is named by its id (a GUID), not by one of its domains.
+fn is_id(tenant: &str) -> bool {
+    let parts = tenant.split('-').map(str::len);
+    let is_hex = |b: u8| b == b'-' || b.is_ascii_hexdigit();
+    parts.eq([8, 4, 4, 4, 12]) && tenant.bytes().all(is_hex)
 }
 
 /// Whether a URL stays on this machine.

@@ -436,6 +436,7 @@ fn oauth_config(token_url: url::Url, uses_token: bool) -> oauth::Config {
         service_account: None,
         federated_token_file: None,
         managed_identity: None,
+        tenant_id: None,
         authorization_url: None,
         redirect_url: "http://localhost/authorization/".parse().expect("a URL"),
         token_url: Some(token_url),
@@ -447,6 +448,7 @@ fn oauth_config(token_url: url::Url, uses_token: bool) -> oauth::Config {
     let account = oauth::Account {
         provider: "p".into(),
         mailbox: "alerts@contoso.example".into(),
+        sign_in_user: None,
         grant: oauth::Grant::ClientCredentials,
         services: BTreeMap::from([(oauth::Service::Smtp, "mail".to_owned())]),
     };

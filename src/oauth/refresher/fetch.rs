@@ -10,7 +10,8 @@ use super::{Live, Refresher, Serve};
 use crate::{
     oauth::{
         AccessToken, Service, TokenError,
-        error::{About, Failure, Severity},
+        error::{self, About, Failure, Severity},
+        identity::{self, Subject},
         response::Granted,
         seal::{Access, Record},
         state::{self, Chance},
@@ -30,10 +31,13 @@ impl Refresher {
         self.show(service, |slot| slot.busy = true);
         let started = Instant::now();
         let profile = Arc::clone(&self.profile);
-        let grants = &self.parts.grants;
         let answer = match &way {
-            Some(token) => grants.refresh(&profile, service, token).await,
-            None => grants.unattended(&profile, service).await,
+            Some(token) => {
+                let record = self.record.as_ref();
+                let subject = record.and_then(|record| record.subject.clone());
+                self.renew(service, token, subject.as_ref()).await
+            }
+            None => self.parts.grants.unattended(&profile, service).await,
         };
         match answer {
             Ok(granted) => {
@@ -42,6 +46,33 @@ impl Refresher {
                 self.hand_out(service, live);
             }
             Err(failure) => self.refused(service, *failure),
+        }
+    }
+
+    /// One use of a refresh token. What comes is of the person who signed in, or of no use (OpenID
+    /// Connect Core 1.0 §12.2).
+    pub(super) async fn renew(
+        &self,
+        service: Service,
+        token: &Secret,
+        subject: Option<&Subject>,
+    ) -> Result<Granted, Box<Failure>> {
+        let profile = &*self.profile;
+        let granted = self.parts.grants.refresh(profile, service, token).await?;
+        match (subject, &granted.id_token) {
+            (Some(subject), Some(id_token)) if !identity::is_same(subject, id_token) => {
+                let diagnosis = profile.diagnosis(
+                    "the provider answered a refresh with a token of somebody else",
+                    "sign in again: gatepost login ACCOUNT; if it comes back, tell the provider's \
+                     operator",
+                );
+                Err(error::definite(
+                    Severity::SignIn,
+                    "other_subject",
+                    diagnosis,
+                ))
+            }
+            _ => Ok(granted),
         }
     }
 
@@ -64,6 +95,7 @@ impl Refresher {
             refresh_token: None,
             token_url: String::new(),
             client_id: String::new(),
+            subject: None,
             consented_at: None,
             consent_ends_at: None,
             access: std::collections::BTreeMap::new(),

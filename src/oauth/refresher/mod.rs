@@ -30,6 +30,7 @@ use super::{
     AccessToken, Diagnosis, Error, Service, TokenError,
     error::Severity,
     grant::{Grants, Profile},
+    identity::Subject,
     response::Granted,
     seal::{Record, Sealer},
     state::{self, Chance},
@@ -67,8 +68,12 @@ pub(super) enum Command {
     /// A person signed in.
     Adopt {
         granted: Box<Granted>,
+        /// Who, where the provider says.
+        subject: Option<Subject>,
         reply: oneshot::Sender<Result<(), Diagnosis>>,
     },
+    /// Somebody signed in whom the account does not want: shown while it waits for a sign-in.
+    Remark { diagnosis: Diagnosis },
     /// Get every token now, whatever was wrong before (no person is needed).
     Fetch {
         reply: oneshot::Sender<Result<(), Diagnosis>>,
@@ -255,10 +260,15 @@ impl Refresher {
                 service,
                 generation,
             } => self.wake(service, generation).await,
-            Command::Adopt { granted, reply } => {
-                let answer = self.adopt(&granted).await;
+            Command::Adopt {
+                granted,
+                subject,
+                reply,
+            } => {
+                let answer = self.adopt(&granted, subject).await;
                 answer_to(reply, answer);
             }
+            Command::Remark { diagnosis } => self.remark(&diagnosis),
             Command::Fetch { reply } => {
                 self.locked = false;
                 for service in self.services() {

@@ -10,6 +10,7 @@ use crate::{
         Diagnosis, Error, Kind,
         error::{self, Failure, Severity},
         grant::Profile,
+        identity::Subject,
         preset,
         response::Granted,
         seal::Record,
@@ -20,7 +21,11 @@ use crate::{
 impl Refresher {
     /// A sign-in brought tokens. Those of before are given up only when the new ones are of use: at
     /// least one service has its token, or may have it in a minute.
-    pub(super) async fn adopt(&mut self, granted: &Granted) -> Result<(), Diagnosis> {
+    pub(super) async fn adopt(
+        &mut self,
+        granted: &Granted,
+        subject: Option<Subject>,
+    ) -> Result<(), Diagnosis> {
         let asked = Instant::now();
         let profile = Arc::clone(&self.profile);
         let opened = profile.opened_by_sign_in();
@@ -31,7 +36,7 @@ impl Refresher {
                 continue;
             }
             let Some(token) = &refresh else { continue };
-            let answer = self.parts.grants.refresh(&profile, service, token).await;
+            let answer = self.renew(service, token, subject.as_ref()).await;
             // One that rotates serves once.
             let rotated = answer.as_ref().ok().and_then(Granted::refresh);
             refresh = rotated.map(Secret::new).or(refresh);
@@ -48,7 +53,7 @@ impl Refresher {
                 |failure| failure.diagnosis,
             ));
         }
-        self.record = Some(self.consented(granted));
+        self.record = Some(self.consented(granted, subject));
         self.locked = false;
         self.consider();
         let mut live = Vec::new();
@@ -81,14 +86,27 @@ impl Refresher {
         Ok(())
     }
 
+    /// Shows why a sign-in was refused while the account waits for one; an account that works goes on
+    /// without a word.
+    pub(super) fn remark(&self, diagnosis: &Diagnosis) {
+        for service in self.services() {
+            self.show(service, |slot| {
+                if let Some((Severity::SignIn, told)) = &mut slot.trouble {
+                    told.clone_from(diagnosis);
+                }
+            });
+        }
+    }
+
     /// The record of a fresh consent, without any access token.
-    fn consented(&self, granted: &Granted) -> Record {
+    fn consented(&self, granted: &Granted, subject: Option<Subject>) -> Record {
         let now = self.parts.clock.now();
         let ends = granted.refresh_token_expires_in;
         Record {
             refresh_token: granted.refresh().map(Secret::new),
             token_url: self.profile.source().to_owned(),
             client_id: self.profile.provider.client_id.clone(),
+            subject,
             consented_at: Some(now),
             consent_ends_at: ends.map(|seconds| after(now, Duration::from_secs(seconds))),
             access: BTreeMap::new(),

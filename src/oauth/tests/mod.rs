@@ -2,6 +2,7 @@
 
 mod discovering;
 mod grants;
+mod identifying;
 mod provider;
 mod refreshing;
 mod signing_in;
@@ -48,6 +49,7 @@ fn config(played: &Played, grant: Grant) -> Config {
         service_account: None,
         federated_token_file: None,
         managed_identity: None,
+        tenant_id: None,
         authorization_url: Some(url("/authorize")),
         token_url: Some(url("/token")),
         device_authorization_url: Some(url("/device")),
@@ -61,6 +63,7 @@ fn config(played: &Played, grant: Grant) -> Config {
     let account = Account {
         provider: "contoso".to_owned(),
         mailbox: "alerts@contoso.com".to_owned(),
+        sign_in_user: None,
         grant,
         services: BTreeMap::from([(Service::Smtp, "mail".to_owned())]),
     };

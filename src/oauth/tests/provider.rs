@@ -29,6 +29,8 @@ pub(super) enum Answer {
     Later(u16, &'static str, u64),
     /// A good answer with this body instead; the refresh token is rotated all the same.
     Body(&'static str),
+    /// A good answer with these fields besides.
+    With(serde_json::Value),
     /// A good answer after so long.
     Slow(Duration),
     /// A redirect to this path of the same server.
@@ -126,7 +128,7 @@ async fn token(State(seen): State<Arc<Seen>>, headers: HeaderMap, form: Fields) 
         .pop_front()
         .unwrap_or(Answer::Good);
     match answer {
-        Answer::Good => good(&seen, &form.0),
+        Answer::Good => good(&seen, &form.0, ""),
         Answer::Raw(status, kind, body) => {
             let status = StatusCode::from_u16(status).unwrap();
             (status, [("content-type", kind)], body).into_response()
@@ -141,12 +143,17 @@ async fn token(State(seen): State<Arc<Seen>>, headers: HeaderMap, form: Fields) 
             (status, headers, body).into_response()
         }
         Answer::Body(body) => {
-            drop(good(&seen, &form.0));
+            drop(good(&seen, &form.0, ""));
             ([("content-type", "application/json")], body).into_response()
         }
         Answer::Slow(span) => {
             tokio::time::sleep(span).await;
-            good(&seen, &form.0)
+            good(&seen, &form.0, "")
+        }
+        Answer::With(fields) => {
+            let fields = fields.to_string();
+            let fields = fields.strip_prefix('{').and_then(|f| f.strip_suffix('}'));
+            good(&seen, &form.0, fields.unwrap())
         }
         Answer::Redirect(to) => {
             (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response()
@@ -155,7 +162,7 @@ async fn token(State(seen): State<Arc<Seen>>, headers: HeaderMap, form: Fields) 
 }
 
 /// What a good server says: a refresh token serves once.
-fn good(seen: &Seen, form: &BTreeMap<String, String>) -> Response {
+fn good(seen: &Seen, form: &BTreeMap<String, String>, fields: &str) -> Response {
     let grant = form["grant_type"].as_str();
     let mut current = seen.current.lock().unwrap();
     let refused = match grant {
@@ -175,13 +182,22 @@ fn good(seen: &Seen, form: &BTreeMap<String, String>) -> Response {
         *current = format!("canary-refresh-{number}");
         format!(r#","refresh_token":"{current}""#)
     };
+    let comma = if fields.is_empty() { "" } else { "," };
     let body = format!(
-        r#"{{"access_token":"canary-access-{number}","token_type":"bearer","expires_in":"3600"{rotated}}}"#
+        r#"{{"access_token":"canary-access-{number}","token_type":"bearer","expires_in":"3600"{rotated}{comma}{fields}}}"#
     );
     (json, body).into_response()
 }
 
-async fn document(State(seen): State<Arc<Seen>>, Path(name): Path<String>) -> Response {
+async fn document(
+    State(seen): State<Arc<Seen>>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Response {
+    if let Some(value) = headers.get("authorization") {
+        let value = value.to_str().unwrap().to_owned();
+        seen.authorizations.lock().unwrap().push(value);
+    }
     seen.fetched.fetch_add(1, Ordering::SeqCst);
     let found = seen.documents.lock().unwrap().get(&name).cloned();
     let (status, json) = found.unwrap_or((404, "{}".to_owned()));

@@ -17,7 +17,7 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 use super::writer::Queue;
 
 /// The fields that hold a mail address.
-const ADDRESS_FIELDS: [&str; 2] = ["sender", "recipient"];
+const ADDRESS_FIELDS: [&str; 4] = ["sender", "recipient", "signed_in_as", "expected"];
 
 /// No journal field is longer: larger datagrams need a memory file instead, and no fact is.
 const JOURNAL_FIELD_LEN_MAX: usize = 16 * 1024;

@@ -1,5 +1,7 @@
 // A certified OAuth server (npm oidc-provider) for tests, on loopback. One line a fact on standard output.
-//   PORT=9400 [CLIENT_CERT=cert.pem] [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...] node oidc.mjs
+//   PORT=9400 [CLIENT_CERT=cert.pem] [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...]
+//   [EMAIL_IN=userinfo|id_token] node oidc.mjs
+// EMAIL_IN: where whoever signed in is named, when the scope `email` is asked for.
 import { Provider } from 'oidc-provider';
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -26,7 +28,7 @@ const provider = new Provider(issuer, {
     {
       client_id: 'relay', client_secret: 'relay-secret', redirect_uris: redirects, response_types: ['code'],
       grant_types: ['client_credentials', 'authorization_code', 'refresh_token', DEVICE],
-      scope: 'openid offline_access smtp', token_endpoint_auth_method: 'client_secret_basic',
+      scope: 'openid offline_access email smtp', token_endpoint_auth_method: 'client_secret_basic',
     },
     {
       client_id: 'relay-post', client_secret: 'relay-post-secret', redirect_uris: [], response_types: [],
@@ -43,7 +45,10 @@ const provider = new Provider(issuer, {
     },
     ...signing,
   ],
-  scopes: ['openid', 'offline_access', 'smtp'],
+  scopes: ['openid', 'offline_access', 'email', 'smtp'],
+  claims: { openid: ['sub'], email: ['email', 'email_verified'] },
+  // OpenID Connect Core 5.4: beside an access token the claims of a scope are userinfo's.
+  conformIdTokenClaims: process.env.EMAIL_IN !== 'id_token',
   features: {
     devInteractions: { enabled: true }, // the provider's own pages: any user name, any password
     clientCredentials: { enabled: true },
@@ -55,7 +60,7 @@ const provider = new Provider(issuer, {
     },
   },
   pkce: { required: () => true },
-  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id, email: id, email_verified: true }) }),
   // A client credentials token has no user: the mailbox is published so that Dovecot can match it.
   extraTokenClaims: (ctx, token) => ({ email: token.kind === 'ClientCredentials' ? mailbox : token.accountId }),
   ttl: {
