@@ -16,8 +16,9 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::{
-    Error,
+    Certificate, Error,
     api::Problem,
+    certificate::Renewing,
     connection,
     guard::{self, Hosts},
 };
@@ -132,11 +133,17 @@ pub struct CallbackServer {
 }
 
 impl CallbackServer {
-    /// Binds `address` and answers the callback there until [`CallbackServer::stop`].
+    /// Binds `address` and answers the callback there until [`CallbackServer::stop`], over TLS with
+    /// a certificate.
     ///
     /// # Errors
-    /// [`Error::Bind`].
-    pub async fn start(address: SocketAddr, oauth: Oauth) -> Result<Self, Error> {
+    /// [`Error::Bind`], [`Error::Certificate`].
+    pub async fn start(
+        address: SocketAddr,
+        certificate: Option<Certificate>,
+        oauth: Oauth,
+    ) -> Result<Self, Error> {
+        let certificate = certificate.map(Renewing::open).transpose()?;
         let bind = |source| Error::Bind {
             what: "console",
             address,
@@ -148,7 +155,7 @@ impl CallbackServer {
         let router = router(oauth);
         tasks.spawn(
             "callback_server",
-            connection::serve(listener, router, tasks.clone()),
+            connection::serve_with(listener, certificate, router, tasks.clone()),
         );
         Ok(Self { tasks, address })
     }

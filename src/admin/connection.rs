@@ -17,6 +17,7 @@ use tokio::{
     sync::Semaphore,
 };
 
+use super::certificate::Renewing;
 use crate::net::tasks::Tasks;
 
 /// Connections at once on one address: an operator, a scraper and some probes need a few; each may
@@ -65,6 +66,16 @@ impl Accept for UnixListener {
 
 /// Serves `router` on `listener` until `tasks` are told to stop.
 pub(super) async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks) {
+    serve_with(listener, None, router, tasks).await;
+}
+
+/// As [`serve`], over TLS where there is a certificate.
+pub(super) async fn serve_with<L: Accept>(
+    listener: L,
+    certificate: Option<Arc<Renewing>>,
+    router: Router,
+    tasks: Tasks,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -76,10 +87,13 @@ pub(super) async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks) 
         };
         match accepted {
             Ok((io, local)) => {
-                let connection =
-                    connection(io, router.clone().layer(Extension(local)), tasks.clone());
+                let router = router.clone().layer(Extension(local));
+                let (certificate, owner) = (certificate.clone(), tasks.clone());
                 tasks.spawn("admin_connection", async move {
-                    connection.await;
+                    match certificate {
+                        None => connection(io, router, owner).await,
+                        Some(certificate) => secured(io, &certificate, router, owner).await,
+                    }
                     drop(place);
                 });
             }
@@ -88,6 +102,25 @@ pub(super) async fn serve<L: Accept>(listener: L, router: Router, tasks: Tasks) 
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Serves one connection after its handshake.
+async fn secured<Io>(io: Io, certificate: &Arc<Renewing>, router: Router, tasks: Tasks)
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let acceptor = certificate.acceptor().await;
+    let handshake = tokio::time::timeout(HEAD_DEADLINE, acceptor.accept(io));
+    let done = tokio::select! {
+        done = handshake => done,
+        () = tasks.stopped() => return,
+    };
+    match done {
+        Ok(Ok(io)) => connection(io, router, tasks).await,
+        // A scanner, or a browser that does not know the authority: it tells its own user.
+        Ok(Err(error)) => tracing::trace!(event = "admin_handshake_failed", %error),
+        Err(_) => {}
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod api;
 mod callback;
+mod certificate;
 pub mod client;
 mod connection;
 mod guard;
@@ -43,6 +44,17 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where the console is reached from outside; its host is allowed in `Host`.
     pub public_url: Option<Url>,
+    /// The console speaks TLS with this; none: plain HTTP.
+    pub certificate: Option<Certificate>,
+}
+
+/// Where a certificate chain and its key are, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The chain, the server's own first.
+    pub file: PathBuf,
+    /// The key.
+    pub key_file: PathBuf,
 }
 
 /// What the control surface needs of the rest.
@@ -84,6 +96,9 @@ pub struct View {
 /// Why the control surface could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The console's certificate cannot be used.
+    #[error("console: {0}")]
+    Certificate(#[from] crate::net::tls::server::Error),
     /// A TCP address cannot be bound.
     #[error("{what}.address {address} (stop the process that has it, or choose another)")]
     Bind {

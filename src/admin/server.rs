@@ -15,7 +15,9 @@ use tokio::net::TcpListener;
 use super::{
     Admin, Config, Error, Parts, Shared, View,
     api::Problem,
-    callback, connection,
+    callback,
+    certificate::Renewing,
+    connection,
     guard::{self, Hosts},
     handlers, health, socket,
 };
@@ -31,6 +33,10 @@ const BODY_LEN_MAX: usize = 256 * 1024;
 
 /// See [`Admin::start`].
 pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<Admin, Error> {
+    let certificate = match config.certificate.clone() {
+        Some(files) => Some(Renewing::open(files)?),
+        None => None,
+    };
     let console = bind("console", config.address).await?;
     let metrics = bind("metrics", config.metrics_address).await?;
     let (control, control_file) = socket::bind(&config.socket).await?;
@@ -60,7 +66,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
     }
     if let Some((listener, address)) = console {
         let router = console_router(&shared, metrics_apart);
-        let serving = connection::serve(listener, router, tasks.clone());
+        let serving = connection::serve_with(listener, certificate, router, tasks.clone());
         tasks.spawn("console", serving);
         admin.console = shared.console.set(address).ok().map(|()| address);
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     admin::{
-        CallbackServer,
+        CallbackServer, Certificate,
         api::SignInState,
         client::{self, Client},
     },
@@ -41,6 +41,7 @@ pub(super) struct Here {
     oauth: Oauth,
     tasks: Tasks,
     console: Option<SocketAddr>,
+    certificate: Option<Certificate>,
 }
 
 impl Keeper {
@@ -79,7 +80,8 @@ impl Keeper {
         let address = here.console.context(
             "no console address is configured to take the answer on; use --no-browser or --device",
         )?;
-        let server = CallbackServer::start(address, here.oauth.clone()).await;
+        let server =
+            CallbackServer::start(address, here.certificate.clone(), here.oauth.clone()).await;
         Ok(Some(server.context(
             "the answer of the sign-in cannot be taken; use --no-browser or --device",
         )?))
@@ -152,6 +154,7 @@ async fn open(context: &Context) -> anyhow::Result<Here> {
         oauth,
         tasks,
         console: config.admin.address,
+        certificate: config.admin.certificate,
     })
 }
 

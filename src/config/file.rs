@@ -127,6 +127,7 @@ section! {
         redirect_url: Field<Url>,
         scope: Field<String>,
         ca_file: Field<PathBuf>,
+        proxy: Field<SecretSource>,
         client_authentication: Field<ClientAuthentication>,
     }
 }

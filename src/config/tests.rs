@@ -344,6 +344,90 @@ fn what_a_grant_without_a_person_lacks_is_told() {
     }
 }
 
+/// An https redirect address on this machine, as an appliance's guide has it, and what it needs.
+#[test]
+fn an_https_redirect_wants_a_certificate_that_works() {
+    let files = key_files();
+    let folder = files.path().display();
+    let made = rcgen::generate_simple_self_signed(["10.16.13.2".to_owned()]).unwrap();
+    fs::write(files.path().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(
+        files.path().join("own.pem"),
+        made.signing_key.serialize_pem(),
+    )
+    .unwrap();
+    let text = |console: &str, redirect: &str| {
+        format!(
+            "[console]\naddress = \"0.0.0.0:9443\"\n{console}\n[provider.p]\nkind = \"microsoft\"\n\
+             client_id = \"x\"\n{redirect}"
+        )
+    };
+    let seed = "redirect_url = \"https://10.16.13.2:9443/authorization/smtp_oauth/\"";
+    let good = format!("certificate_file = \"{folder}/cert.pem\"\nkey_file = \"{folder}/own.pem\"");
+    let config = load(&text(&good, seed));
+    assert!(config.admin.certificate.is_some());
+    assert_eq!(
+        config.oauth.providers["p"].redirect_url.as_str(),
+        "https://10.16.13.2:9443/authorization/smtp_oauth/"
+    );
+    let told = |config: &Config| config.warnings.join("\n");
+    assert!(!told(&config).contains("redirect_url"), "{}", told(&config));
+    let config = load(&text("", seed));
+    assert!(
+        told(&config).contains("the console has no certificate"),
+        "{}",
+        told(&config)
+    );
+    let config = load(&text(
+        &format!("{good}\npublic_url = \"https://relay.example.com/\""),
+        "",
+    ));
+    assert_eq!(
+        config.oauth.providers["p"].redirect_url.as_str(),
+        "https://relay.example.com/authorization/smtp_oauth/"
+    );
+    for (console, redirect, said) in [
+        (
+            format!("certificate_file = \"{folder}/cert.pem\""),
+            seed,
+            "console.key_file = (not set): is needed",
+        ),
+        (
+            format!("certificate_file = \"{folder}/cert.pem\"\nkey_file = \"{folder}/key.pem\""),
+            seed,
+            "does not work with its key",
+        ),
+        (
+            good.clone(),
+            "",
+            "provider.p.redirect_url = (not set): is needed",
+        ),
+        (
+            good.clone(),
+            "redirect_url = \"http://localhost:9443/authorization/smtp_oauth/\"",
+            "is http, and the console has a certificate",
+        ),
+    ] {
+        let told = problems(&text(&console, redirect));
+        assert!(told.contains(said), "{told}");
+    }
+}
+
+/// A proxy is a secret source, because a password may stand in it.
+#[test]
+fn a_proxy_is_taken_from_where_secrets_come_from() {
+    let text =
+        "[provider.p]\nkind = \"google\"\nclient_id = \"x\"\nproxy = { env = \"HTTPS_PROXY\" }\n";
+    let config = load_in(text, &[("HTTPS_PROXY", "http://me:canary@proxy:3128")]).unwrap();
+    assert!(config.oauth.providers["p"].proxy.is_some());
+    let wrong = load_in(text, &[("HTTPS_PROXY", "socks5://me:canary@proxy:1080")]).unwrap_err();
+    let wrong = wrong.to_string();
+    assert!(
+        wrong.contains("SOCKS is not spoken") && !wrong.contains("canary"),
+        "{wrong}"
+    );
+}
+
 /// A rule that could never apply, and a fallback that is not there.
 #[test]
 fn a_sender_rule_and_a_fallback_are_checked() {

@@ -32,10 +32,9 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
 
 const SMTP: &str = "use \"smtp\"";
 const QUEUE: &str = "use \"queue\"";
-const TLS_PROXY: &str = "leave it out, and put a TLS proxy in front";
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 15] = [
+const TABLE: [Unbuilt; 13] = [
     row(
         "store.url",
         Which::Begins("postgres"),
@@ -56,8 +55,6 @@ const TABLE: [Unbuilt; 15] = [
     row("account.*.transport", Which::Is("graph"), SMTP),
     row("account.*.transport", Which::Is("gmail"), SMTP),
     row("account.*.transport", Which::Is("auto"), SMTP),
-    row("console.certificate_file", Which::Any, TLS_PROXY),
-    row("console.key_file", Which::Any, TLS_PROXY),
     row(
         "console.password_hash",
         Which::Any,

@@ -95,6 +95,10 @@ fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
         ("queue", old.queue.retry != new.queue.retry),
         ("console.address", old.admin.address != new.admin.address),
         (
+            "console.certificate_file",
+            old.admin.certificate != new.admin.certificate,
+        ),
+        (
             "metrics.address",
             old.admin.metrics_address != new.admin.metrics_address,
         ),

@@ -1,12 +1,11 @@
 //! The one HTTP client. What answers is hostile input until parsed.
 //!
 //! Invariants: no redirect is followed (a secret goes to the configured host and nowhere else), no
-//! proxy is taken from the environment, nothing is decompressed, a whole exchange ends within
+//! proxy is taken from the environment (one that is configured sees a tunnel), nothing is decompressed, a whole exchange ends within
 //! [`EXCHANGE_MAX`] and no more than [`BODY_MAX`] octets of an answer are kept. Credentials travel
 //! over TLS, or in the clear to this very machine.
 
 use std::{
-    collections::BTreeMap,
     error::Error as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -16,6 +15,8 @@ use std::{
 use jiff::Timestamp;
 use reqwest::{Certificate, ClientBuilder, Request, StatusCode, header, redirect};
 use url::{Host, Url};
+
+use crate::secret::Secret;
 
 /// From the first packet to the last octet of the answer. A token endpoint answers in a second;
 /// one that drips must not hold an account's mail for minutes.
@@ -50,6 +51,14 @@ pub enum Error {
     /// Name, connection, TLS or protocol trouble.
     #[error("{0}")]
     Exchange(String),
+    /// The same on the way through a proxy, which may be what failed.
+    #[error("through the proxy {proxy}: {reason}")]
+    Proxy {
+        /// Host and port.
+        proxy: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Not done within [`EXCHANGE_MAX`].
     #[error("no complete answer within {} seconds", EXCHANGE_MAX.as_secs())]
     Timeout,
@@ -120,41 +129,94 @@ impl RetryAfter {
 /// Clones share them. Requests in flight at the same moment share one client a CA file.
 #[derive(Debug, Clone, Default)]
 pub struct Clients {
-    live: Arc<Mutex<BTreeMap<Trust, Weak<reqwest::Client>>>>,
+    live: Arc<Mutex<Live>>,
 }
 
-/// Whom a client trusts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+type Live = Vec<(Trust, Weak<reqwest::Client>)>;
+
+/// How a client reaches what is not on this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Way<'a> {
+    /// Trust anchors in PEM besides the system's.
+    pub ca_file: Option<&'a Path>,
+    /// A proxy; requests go through it in a tunnel (CONNECT).
+    pub proxy: Option<&'a Proxy>,
+}
+
+/// An HTTP proxy, perhaps with a user name and password in its URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy(Secret);
+
+impl Proxy {
+    /// Takes `http://[USER:PASSWORD@]HOST[:PORT]`, or `https://` for a proxy that speaks TLS itself.
+    /// `None`: it is neither.
+    #[must_use]
+    pub fn new(url: Secret) -> Option<Self> {
+        let parsed = Url::parse(url.expose()).ok()?;
+        let is_http = matches!(parsed.scheme(), "http" | "https") && parsed.has_host();
+        is_http.then_some(Self(url))
+    }
+
+    /// Host and port: what may be shown.
+    fn name(&self) -> String {
+        let url = Url::parse(self.0.expose()).ok();
+        let name = url.and_then(|url| {
+            let port = url.port_or_known_default()?;
+            Some(format!("{}:{port}", url.host_str()?))
+        });
+        name.unwrap_or_default()
+    }
+}
+
+/// Whom a client trusts and through what it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Trust {
     /// Nobody: a plain connection on this machine, spared the reading of trust anchors.
     Loopback,
-    /// The system's anchors.
-    System,
     /// The system's anchors and those of a PEM file.
-    SystemAnd(PathBuf),
+    System {
+        ca_file: Option<PathBuf>,
+        proxy: Option<Proxy>,
+    },
+}
+
+impl Trust {
+    fn proxy(&self) -> Option<&Proxy> {
+        match self {
+            Self::Loopback => None,
+            Self::System { proxy, .. } => proxy.as_ref(),
+        }
+    }
 }
 
 /// A client for one destination; keep it over the requests of one conversation.
 #[derive(Debug, Clone)]
-pub struct Client(Arc<reqwest::Client>);
+pub struct Client {
+    http: Arc<reqwest::Client>,
+    /// The proxy's name.
+    through: Option<String>,
+}
 
 impl Clients {
-    /// A client that may talk to `url`, trusting `ca_file` besides the system's anchors.
+    /// A client that may talk to `url`. What is on this machine is reached without a proxy.
     ///
     /// # Errors
     /// [`Error::Insecure`], [`Error::CaFile`], [`Error::Setup`].
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn client(&self, url: &Url, ca_file: Option<&Path>) -> Result<Client, Error> {
-        let trust = match (url.scheme(), ca_file) {
-            ("https", None) => Trust::System,
-            ("https", Some(file)) => Trust::SystemAnd(file.to_owned()),
-            ("http", _) if is_loopback(url) => Trust::Loopback,
+    pub async fn client(&self, url: &Url, way: Way<'_>) -> Result<Client, Error> {
+        let trust = match url.scheme() {
+            "https" => Trust::System {
+                ca_file: way.ca_file.map(Path::to_owned),
+                proxy: way.proxy.filter(|_| !is_loopback(url)).cloned(),
+            },
+            "http" if is_loopback(url) => Trust::Loopback,
             _ => return Err(Error::Insecure(url.origin().ascii_serialization())),
         };
-        if let Some(client) = self.live(&trust) {
-            return Ok(Client(client));
+        let through = trust.proxy().map(Proxy::name);
+        if let Some(http) = self.live(&trust) {
+            return Ok(Client { http, through });
         }
         let wanted = trust.clone();
         // Reads and parses files: some 10 ms.
@@ -163,10 +225,13 @@ impl Clients {
             .map_err(|e| Error::Setup(e.to_string()))??;
         let made = Arc::new(made);
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.retain(|_, client| client.strong_count() > 0);
-        live.insert(trust, Arc::downgrade(&made));
+        live.retain(|(_, client)| client.strong_count() > 0);
+        live.push((trust, Arc::downgrade(&made)));
         drop(live);
-        Ok(Client(made))
+        Ok(Client {
+            http: made,
+            through,
+        })
     }
 
     /// A client for what answers on this machine or on its own link, in the clear: a cloud's
@@ -179,12 +244,13 @@ impl Clients {
             return Err(Error::Insecure(url.origin().ascii_serialization()));
         }
         let loopback = Url::parse("http://127.0.0.1/").map_err(|e| Error::Setup(e.to_string()))?;
-        self.client(&loopback, None).await
+        self.client(&loopback, Way::default()).await
     }
 
     fn live(&self, trust: &Trust) -> Option<Arc<reqwest::Client>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.get(trust).and_then(Weak::upgrade)
+        let mut live = live.iter().filter(|(known, _)| known == trust);
+        live.find_map(|(_, client)| client.upgrade())
     }
 }
 
@@ -204,7 +270,8 @@ impl Client {
     }
 
     async fn exchange_untimed(&self, request: Request) -> Result<Response, Error> {
-        let mut answer = self.0.execute(request).await.map_err(told)?;
+        let told = |error| told(error, self.through.as_deref());
+        let mut answer = self.http.execute(request).await.map_err(told)?;
         let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let media_type = text(header::CONTENT_TYPE)
             .and_then(|value| value.split(';').next())
@@ -272,10 +339,20 @@ fn build(trust: &Trust) -> Result<reqwest::Client, Error> {
     let builder = sober().timeout(EXCHANGE_MAX);
     let builder = match trust {
         Trust::Loopback => builder.tls_certs_only([]),
-        Trust::System => builder.https_only(true),
-        Trust::SystemAnd(file) => builder
-            .https_only(true)
-            .tls_certs_merge(certificates(file)?),
+        Trust::System { ca_file, proxy } => {
+            let builder = builder.https_only(true);
+            let builder = match ca_file {
+                Some(file) => builder.tls_certs_merge(certificates(file)?),
+                None => builder,
+            };
+            match proxy {
+                Some(proxy) => builder.proxy(
+                    reqwest::Proxy::all(proxy.0.expose())
+                        .map_err(|_| Error::Setup(format!("the proxy {}", proxy.name())))?,
+                ),
+                None => builder,
+            }
+        }
     };
     builder.build().map_err(|e| Error::Setup(chain(&e)))
 }
@@ -294,11 +371,18 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, Error> {
 }
 
 /// An error with its causes, without the URL (the caller names the host).
-fn told(error: reqwest::Error) -> Error {
-    if error.is_timeout() {
+fn told(error: reqwest::Error, through: Option<&str>) -> Error {
+    if error.is_timeout() && through.is_none() {
         return Error::Timeout;
     }
-    Error::Exchange(chain(&error.without_url()))
+    let reason = chain(&error.without_url());
+    match through {
+        Some(proxy) => Error::Proxy {
+            proxy: proxy.to_owned(),
+            reason,
+        },
+        None => Error::Exchange(reason),
+    }
 }
 
 fn chain(error: &reqwest::Error) -> String {
@@ -346,7 +430,10 @@ mod tests {
 
     async fn fetch(address: SocketAddr) -> Result<Response, Error> {
         let url = Url::parse(&format!("http://{address}/")).unwrap();
-        let client = Clients::default().client(&url, None).await.unwrap();
+        let client = Clients::default()
+            .client(&url, Way::default())
+            .await
+            .unwrap();
         client
             .exchange(Request::new(reqwest::Method::GET, url))
             .await
@@ -391,7 +478,9 @@ mod tests {
             ("http://localhost.example.com/", false),
             ("ftp://127.0.0.1/", false),
         ] {
-            let client = clients.client(&Url::parse(url).unwrap(), None).await;
+            let client = clients
+                .client(&Url::parse(url).unwrap(), Way::default())
+                .await;
             assert_eq!(client.is_ok(), allowed, "{url}");
         }
     }
@@ -400,7 +489,15 @@ mod tests {
     async fn a_ca_file_without_a_certificate_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let url = Url::parse("https://127.0.0.1/").unwrap();
-        let refused = Clients::default().client(&url, Some(file.path())).await;
+        let refused = Clients::default()
+            .client(
+                &url,
+                Way {
+                    ca_file: Some(file.path()),
+                    proxy: None,
+                },
+            )
+            .await;
         assert!(matches!(refused, Err(Error::CaFile { .. })), "{refused:?}");
     }
 
@@ -418,5 +515,70 @@ mod tests {
             let wait = RetryAfter::parse(value).map(|r| r.wait(now).as_secs());
             assert_eq!(wait, seconds, "{value}");
         }
+    }
+
+    /// A proxy that answers CONNECT with `answer`; what it was asked.
+    async fn proxy(answer: &'static str) -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, asked) = tokio::sync::oneshot::channel();
+        Tasks::new().spawn("test_proxy", async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let read = socket.read(&mut request).await.unwrap();
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            let text = String::from_utf8_lossy(&request[..read]).into_owned();
+            tell.send(text).unwrap_or_default();
+        });
+        (address, asked)
+    }
+
+    #[tokio::test]
+    async fn a_proxy_gets_a_tunnel_request_and_is_named_when_it_refuses() {
+        for answer in [
+            "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 403 Forbidden\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n",
+        ] {
+            let (address, asked) = proxy(answer).await;
+            let url = Url::parse("https://login.example.com/token").unwrap();
+            let proxy = Proxy::new(Secret::new(format!("http://me:canary@{address}"))).unwrap();
+            let way = Way {
+                ca_file: None,
+                proxy: Some(&proxy),
+            };
+            let client = Clients::default().client(&url, way).await.unwrap();
+            let request = Request::new(reqwest::Method::POST, url);
+            let refused = client.exchange(request).await.unwrap_err().to_string();
+            assert!(
+                refused.contains(&format!("through the proxy {address}")),
+                "{refused}"
+            );
+            assert!(!refused.contains("canary"), "{refused}");
+            let asked = asked.await.unwrap();
+            assert!(
+                asked.starts_with("CONNECT login.example.com:443 HTTP/1.1\r\n"),
+                "{asked}"
+            );
+            assert!(
+                asked.to_lowercase().contains("proxy-authorization: basic"),
+                "{asked}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_on_this_machine_is_reached_without_a_proxy() {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let address = server(head, b"", Duration::ZERO).await;
+        let proxy = Proxy::new(Secret::new("http://127.0.0.1:1")).unwrap();
+        let url = Url::parse(&format!("http://{address}/")).unwrap();
+        let way = Way {
+            ca_file: None,
+            proxy: Some(&proxy),
+        };
+        let client = Clients::default().client(&url, way).await.unwrap();
+        let request = Request::new(reqwest::Method::GET, url);
+        assert!(client.exchange(request).await.is_ok());
+        assert_eq!(Proxy::new(Secret::new("socks5://127.0.0.1:1")), None);
     }
 }

@@ -224,7 +224,7 @@ async fn fetch(
             let reason = format!("the provider's metadata at {url} cannot be fetched: {error}");
             error::trouble("unreachable", reason)
         };
-        let client = clients.client(&url, provider.ca_file.as_deref()).await;
+        let client = clients.client(&url, provider.way()).await;
         let request = Request::new(Method::GET, url.clone());
         let answer = client.map_err(trouble)?.exchange(request).await;
         let answer = answer.map_err(trouble)?;

@@ -491,7 +491,7 @@ impl Grants {
         let Some((url, token_url)) = found else {
             return false;
         };
-        let Ok(client) = self.clients.client(&url, provider.ca_file.as_deref()).await else {
+        let Ok(client) = self.clients.client(&url, provider.way()).await else {
             return false;
         };
         // The crate refuses a plain URL even on this machine.
@@ -511,8 +511,7 @@ impl Grants {
         profile: &'p Profile,
         url: &Url,
     ) -> Result<Exchange<'p>, Box<Failure>> {
-        let ca_file = profile.provider.ca_file.as_deref();
-        let client = self.clients.client(url, ca_file).await;
+        let client = self.clients.client(url, profile.provider.way()).await;
         let mut exchange = self.exchange_by(profile, client)?;
         exchange.audience = Some(url.clone());
         Ok(exchange)

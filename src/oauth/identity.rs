@@ -148,8 +148,11 @@ impl Grants {
     async fn userinfo(&self, profile: &Profile, granted: &Granted) -> Option<Claims> {
         let endpoints = self.endpoints(profile).await.ok()?;
         let url = endpoints.userinfo.filter(|_| endpoints.asks_openid)?;
-        let ca_file = profile.provider.ca_file.as_deref();
-        let client = self.clients.client(&url, ca_file).await.ok()?;
+        let client = self
+            .clients
+            .client(&url, profile.provider.way())
+            .await
+            .ok()?;
         let mut request = Request::new(Method::GET, url);
         let token = oauth2::TokenResponse::access_token(granted).secret();
         let mut bearer = header::HeaderValue::try_from(format!("Bearer {token}")).ok()?;

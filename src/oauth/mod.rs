@@ -36,7 +36,14 @@ pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
 use vault::Vault;
 
 use crate::{
-    clock::Clock, mail::AccountName, net::tasks::Tasks, secret::Secret, store::Store,
+    clock::Clock,
+    mail::AccountName,
+    net::{
+        http::{Proxy, Way},
+        tasks::Tasks,
+    },
+    secret::Secret,
+    store::Store,
     telemetry::Metrics,
 };
 
@@ -127,9 +134,19 @@ pub struct Provider {
     pub scope: String,
     /// Extra trust anchors, PEM.
     pub ca_file: Option<PathBuf>,
+    /// Between this machine and the provider.
+    pub proxy: Option<Proxy>,
 }
 
 impl Provider {
+    /// How its endpoints are reached.
+    fn way(&self) -> Way<'_> {
+        Way {
+            ca_file: self.ca_file.as_deref(),
+            proxy: self.proxy.as_ref(),
+        }
+    }
+
     /// Whether the issuer is asked for what the configuration leaves out.
     fn is_discovered(&self) -> bool {
         self.kind == Kind::Custom && self.issuer.is_some()

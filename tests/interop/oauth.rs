@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    rig::{Dovecot, Provider, file},
+    rig::{Dovecot, Provider, Tinyproxy, certificates, file},
     support::{
         eventually, free_address,
         mail::message,
@@ -347,6 +347,102 @@ fn private_key_jwt() {
         }
         rig.passes(&format!("signed-{algorithm}-{grant}"));
     }
+}
+
+/// The redirect address of the document this project began with: https on this machine's own address,
+/// a fixed path with its slash at the end. The console has a certificate and listens everywhere.
+#[test]
+fn https_redirect() {
+    let dir = scratch();
+    certificates(dir.path());
+    let file = |name: &str| dir.path().join(name);
+    let console = free_address();
+    let redirect = format!("https://{console}/authorization/smtp_oauth/");
+    let provider = Provider::start(&[("REDIRECTS", redirect.as_str()), ("MAILBOX", MAILBOX)]);
+    let sink = Sink::start();
+    let dovecot = Dovecot::start(&provider, &sink);
+    let account = format!(
+        "[account.alerts]\nprovider = \"rig\"\nmailbox = \"{MAILBOX}\"\n{}",
+        dovecot.table("alerts", "starttls", "xoauth2")
+    );
+    let site = Site::with_console(console, &format!("{}{account}", provider.table()));
+    site.edit(
+        "http://@CONSOLE@/authorization/smtp_oauth/",
+        "https://@CONSOLE@/authorization/smtp_oauth/",
+    );
+    site.edit(
+        "[console]\naddress = \"@CONSOLE@\"",
+        &format!(
+            "[console]\naddress = \"0.0.0.0:@CONSOLE_PORT@\"\ncertificate_file = \"{}\"\nkey_file = \"{}\"",
+            file("cert.pem").display(),
+            file("key.pem").display()
+        ),
+    );
+    // With the daemon, and without: then the verb takes the callback itself.
+    for with_daemon in [true, false] {
+        let relay = with_daemon.then(|| site.start());
+        let mut login = Login::start(&site, &["login", "alerts", "--no-browser"]);
+        let url = login.url(&format!("http://{}/auth", provider.address));
+        let authority = file("ca.pem");
+        let said = Provider::press_trusting(Some(&authority), &url, MAILBOX, &[]);
+        assert!(said.starts_with(&redirect), "{said}");
+        assert!(said.contains("200 Signed in"), "{said}");
+        login.succeeds();
+        drop(relay);
+    }
+    let _relay = site.start();
+    site.submit(&message("secured", b"After an https redirect.\r\n"));
+    sink.find("After an https redirect.");
+    let plain = Command::new(program("curl", "curl"))
+        .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
+        .arg(format!("http://{console}/healthz"))
+        .output()
+        .unwrap();
+    assert_eq!(plain.stdout, b"000", "nothing is answered in clear");
+}
+
+/// Tokens come through a proxy that wants a password, from a provider whose authority only `ca_file`
+/// knows; a proxy that refuses is named.
+#[test]
+fn http_proxy() {
+    let dir = scratch();
+    certificates(dir.path());
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (certificate, key) = (file("cert.pem"), file("key.pem"));
+    let provider = Provider::start(&[
+        ("HOST_NAME", "0.0.0.0"),
+        ("TLS_CERT", certificate.as_str()),
+        ("TLS_KEY", key.as_str()),
+    ]);
+    let proxy = Tinyproxy::start();
+    let sink = Sink::start();
+    let port = provider.address.port();
+    let site = Site::new(&format!(
+        "[provider.rig]\nkind = \"custom\"\nissuer = \"https://0.0.0.0:{port}\"\n\
+         client_id = \"relay\"\nclient_secret = \"relay-secret\"\nscope = \"smtp\"\n\
+         ca_file = \"{}\"\nproxy = \"http://relay:wrong@{}\"\n\
+         [account.alerts]\nprovider = \"rig\"\nmailbox = \"{MAILBOX}\"\n\
+         grant = \"client_credentials\"\n[account.alerts.smtp]\nhost = \"127.0.0.1\"\n\
+         port = {}\ntls = \"none\"\n",
+        file("ca.pem"),
+        proxy.address,
+        sink.address.port()
+    ));
+    let relay = site.start();
+    let account = site.wait_account("alerts", "retrying");
+    let reason = account["reason"].as_str().unwrap();
+    let named = format!("through the proxy {}", proxy.address);
+    assert!(
+        reason.contains(&named) && !reason.contains("wrong"),
+        "{reason}"
+    );
+    drop(relay);
+    site.edit("relay:wrong@", "relay:canary-proxy@");
+    let _relay = site.start();
+    let account = site.wait_account("alerts", "ready");
+    assert!(account["token_expires_at"].is_string(), "{account}");
+    let log = proxy.log();
+    assert!(log.contains(&format!("CONNECT 0.0.0.0:{port}")), "{log}");
 }
 
 /// Mail accepted before anybody signed in waits, and flows by itself after the browser came back to

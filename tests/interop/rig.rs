@@ -42,7 +42,7 @@ fn wait_listening(process: &mut Process, address: SocketAddr) {
 }
 
 /// Writes `ca.pem`, `cert.pem` and `key.pem`: an authority of its own and a server certificate for
-/// `localhost` and `127.0.0.1`.
+/// `localhost`, `127.0.0.1` and `0.0.0.0`.
 pub(crate) fn certificates(dir: &Path) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     // Equal names would make the server's certificate look self-signed.
@@ -53,7 +53,9 @@ pub(crate) fn certificates(dir: &Path) {
     let authority_key = KeyPair::generate().unwrap();
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = Issuer::new(authority, authority_key);
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    // The last one leads here as well and is not known for it: a proxy gets to see it.
+    let names = ["localhost", "127.0.0.1", "0.0.0.0"].map(str::to_owned);
+    let names = names.to_vec();
     let mut server = CertificateParams::new(names).unwrap();
     server
         .distinguished_name
@@ -172,7 +174,21 @@ impl Provider {
 
     /// Presses through its pages with `rig/pages.py`; what that printed.
     pub(crate) fn press(&self, url: &str, user: &str, options: &[&str]) -> String {
-        let output = Command::new(program("python3", "python3"))
+        Self::press_trusting(None, url, user, options)
+    }
+
+    /// As [`Provider::press`], in a browser that knows this authority.
+    pub(crate) fn press_trusting(
+        ca_file: Option<&Path>,
+        url: &str,
+        user: &str,
+        options: &[&str],
+    ) -> String {
+        let mut command = Command::new(program("python3", "python3"));
+        if let Some(ca_file) = ca_file {
+            command.env("SSL_CERT_FILE", ca_file);
+        }
+        let output = command
             .arg(file("pages.py"))
             .args([url, user])
             .args(options)
@@ -185,6 +201,44 @@ impl Provider {
             String::from_utf8_lossy(&output.stderr)
         );
         said
+    }
+}
+
+/// An HTTP proxy (tinyproxy) that wants a user and password.
+#[derive(Debug)]
+pub(crate) struct Tinyproxy {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    _dir: TempDir,
+    process: Process,
+}
+
+impl Tinyproxy {
+    /// Starts it; it opens tunnels to any port.
+    pub(crate) fn start() -> Self {
+        let dir = scratch();
+        let address = free_address();
+        let configuration = dir.path().join("tinyproxy.conf");
+        let text = format!(
+            "Port {}\nListen 127.0.0.1\nAllow 127.0.0.1\nBasicAuth relay canary-proxy\nLogLevel Connect\n",
+            address.port()
+        );
+        fs::write(&configuration, text).unwrap();
+        let mut command = Command::new(program("tinyproxy", "tinyproxy-bin"));
+        command.arg("-d").arg("-c").arg(configuration);
+        let log = dir.path().join("tinyproxy.log");
+        let mut process = Process::spawn("tinyproxy", &command, &log);
+        wait_listening(&mut process, address);
+        Self {
+            address,
+            _dir: dir,
+            process,
+        }
+    }
+
+    /// Everything it said.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
     }
 }
 

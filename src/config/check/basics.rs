@@ -80,10 +80,12 @@ impl Checker<'_> {
             Some(TcpAddress::At(address)) => Some(*address),
             None => Some(CONSOLE),
         };
-        if let Some(address) = address.filter(|a| !a.ip().is_loopback()) {
+        let certificate = self.console_certificate(console);
+        let in_clear = certificate.is_none();
+        if let Some(address) = address.filter(|a| in_clear && !a.ip().is_loopback()) {
             self.report.warning(format!(
-                "console.address = \"{address}\" is reachable beyond this machine over plain HTTP: put a TLS \
-                 proxy in front, or use a loopback address"
+                "console.address = \"{address}\" is reachable beyond this machine over plain HTTP: set \
+                 console.certificate_file and key_file, put a TLS proxy in front, or use a loopback address"
             ));
         }
         let metrics_address = match file.metrics.address.get() {
@@ -103,7 +105,27 @@ impl Checker<'_> {
                 .unwrap_or_else(|| state_dir.to_owned())
                 .join("control.sock"),
             public_url: console.public_url.copied(),
+            certificate,
         }
+    }
+
+    /// The console's certificate and key, if they work together.
+    fn console_certificate(&mut self, console: &file::Console) -> Option<admin::Certificate> {
+        let (certificate, key) = (&console.certificate_file, &console.key_file);
+        for (given, missing) in [(certificate, key), (key, certificate)] {
+            if !given.is_absent() && missing.is_absent() {
+                let what = "is needed: a certificate and its key go together";
+                missing.refuse(&mut self.report, what, "name both files, in PEM");
+            }
+        }
+        let made = admin::Certificate {
+            file: certificate.copied()?,
+            key_file: key.copied()?,
+        };
+        if let Err(error) = crate::net::tls::server::config(&made.file, &made.key_file) {
+            certificate.refuse(&mut self.report, error.to_string(), "mend the files");
+        }
+        Some(made)
     }
 
     /// When deferred mail is tried again, and who hears about failures.

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     admin,
-    config::{field::Field, file},
+    config::{field::Field, file, secret_source::SecretSource},
+    net::http::Proxy,
     oauth::{
         Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
@@ -139,6 +140,7 @@ impl Checker<'_> {
         let device_authorization_url = self.url(&section.device_authorization_url);
         let redirect_url = self.redirect_url(&section.redirect_url, admin);
         self.readable(&section.ca_file);
+        let proxy = self.proxy(&section.proxy);
         let scope = section
             .scope
             .copied()
@@ -168,6 +170,7 @@ impl Checker<'_> {
             redirect_url: redirect_url?,
             scope,
             ca_file: section.ca_file.copied(),
+            proxy,
         })
     }
 
@@ -206,6 +209,44 @@ impl Checker<'_> {
         Some(url.clone())
     }
 
+    /// Whether the browser that comes back can find the console there.
+    fn who_serves(&mut self, field: &Field<Url>, url: &Url, admin: &admin::Config) {
+        let is_secure = url.scheme() == "https";
+        let has_proxy = admin.public_url.is_some();
+        let key = &field.at.shown;
+        match (is_secure, admin.certificate.is_some()) {
+            (true, false) if !has_proxy => self.report.warning(format!(
+                "{key} = \"{url}\" is https and the console has no certificate: set \
+                 console.certificate_file and key_file, or put a TLS proxy in front and set \
+                 console.public_url"
+            )),
+            (false, true) => {
+                let what = "is http, and the console has a certificate";
+                field.refuse(&mut self.report, what, "write https://");
+            }
+            (true, true) if !has_proxy => {
+                let port = admin.address.map(|address| address.port());
+                let asked = url.port_or_known_default();
+                if port.is_some_and(|port| port != 0 && Some(port) != asked) {
+                    self.report.warning(format!(
+                        "{key} = \"{url}\" names another port than console.address: nothing will \
+                         answer there unless something forwards it"
+                    ));
+                }
+            }
+            (true | false, true | false) => {}
+        }
+    }
+
+    fn proxy(&mut self, field: &Field<SecretSource>) -> Option<Proxy> {
+        let proxy = self.secret(field).map(Proxy::new)?;
+        if proxy.is_none() {
+            let remedy = "write it as \"http://proxy.example.com:3128\" (SOCKS is not spoken)";
+            field.refuse(&mut self.report, "is no http:// or https:// proxy", remedy);
+        }
+        proxy
+    }
+
     /// The provider's name of itself: a URL (RFC 8414 §2), of which every octet counts.
     fn issuer(&mut self, field: &Field<String>) -> Option<String> {
         let text = field.get()?;
@@ -239,10 +280,21 @@ impl Checker<'_> {
                 let remedy = "use the path /authorization/smtp_oauth/";
                 field.refuse(&mut self.report, what, remedy);
             }
+            self.who_serves(field, &url, admin);
             return Some(url);
         }
         if !field.is_absent() {
             return None;
+        }
+        if admin.certificate.is_some() {
+            let own = admin.public_url.as_ref();
+            let own = own.and_then(|url| url.join("/authorization/smtp_oauth/").ok());
+            if own.is_none() {
+                let what = "is needed: the console has a certificate";
+                let remedy = "write https://NAME:PORT/authorization/smtp_oauth/ with a name in the certificate, or set console.public_url";
+                field.refuse(&mut self.report, what, remedy);
+            }
+            return own;
         }
         let port = admin
             .address

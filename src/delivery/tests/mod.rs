@@ -444,6 +444,7 @@ fn oauth_config(token_url: url::Url, uses_token: bool) -> oauth::Config {
         revocation_url: None,
         scope: "mail".into(),
         ca_file: None,
+        proxy: None,
     };
     let account = oauth::Account {
         provider: "p".into(),

@@ -59,6 +59,7 @@ fn config(played: &Played, grant: Grant) -> Config {
             .unwrap(),
         scope: "offline_access mail".to_owned(),
         ca_file: None,
+        proxy: None,
     };
     let account = Account {
         provider: "contoso".to_owned(),

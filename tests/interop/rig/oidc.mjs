@@ -1,14 +1,18 @@
 // A certified OAuth server (npm oidc-provider) for tests, on loopback. One line a fact on standard output.
-//   PORT=9400 [CLIENT_CERT=cert.pem] [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...]
+//   PORT=9400 [CLIENT_CERT=cert.pem] [HOST_NAME=0.0.0.0 TLS_CERT=cert.pem TLS_KEY=key.pem]
+//   [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...]
 //   [EMAIL_IN=userinfo|id_token] node oidc.mjs
 // EMAIL_IN: where whoever signed in is named, when the scope `email` is asked for.
 import { Provider } from 'oidc-provider';
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 
 const port = Number(process.env.PORT);
-const issuer = `http://127.0.0.1:${port}`;
+const tls = process.env.TLS_CERT && { cert: readFileSync(process.env.TLS_CERT), key: readFileSync(process.env.TLS_KEY) };
+const host = process.env.HOST_NAME || '127.0.0.1';
+const issuer = `${tls ? 'https' : 'http'}://${host}:${port}`;
 const ttl = Number(process.env.AT_TTL || 3600);
 const mailbox = process.env.MAILBOX || 'app@example.test';
 const redirects = (process.env.REDIRECTS || 'http://127.0.0.1:9/callback').split(',');
@@ -80,4 +84,4 @@ provider.on('grant.revoked', () => say('grant-revoked'));
 provider.on('refresh_token.consumed', () => say('refresh-token-consumed'));
 provider.on('introspection.error', (ctx, error) => say('introspection-error', error.message));
 provider.on('server_error', (ctx, error) => say('server-error', error.stack));
-createServer(provider.callback()).listen(port, '127.0.0.1', () => say('up', issuer));
+(tls ? createSecureServer(tls, provider.callback()) : createServer(provider.callback())).listen(port, '127.0.0.1', () => say('up', issuer));
