@@ -114,6 +114,7 @@ fn tell(printer: Printer, practice: &Practice<'_>, written: Option<&Path>) -> io
          \x20 device code    {url}/device/code\n\
          \x20 revocation     {url}/revoke\n\
          \x20 introspection  {url}/introspect\n\
+         \x20 userinfo       {url}/userinfo\n\
          \x20 SMTP           {} (STARTTLS, XOAUTH2, OAUTHBEARER)\n\
          \x20 public client  {} (client_authentication = \"none\")\n",
         reachable(practice.sandbox.smtp()),
@@ -154,9 +155,7 @@ impl Practice<'_> {
             ("client_id", &client_id),
             ("client_secret", client_secret.expose()),
             ("client_authentication", "basic"),
-            ("authorization_url", &format!("{url}/authorize")),
-            ("token_url", &format!("{url}/token")),
-            ("device_authorization_url", &format!("{url}/device/code")),
+            ("issuer", url),
             ("redirect_url", self.redirect_url),
             ("scope", "smtp.send offline_access"),
         ]);
@@ -338,10 +337,7 @@ mod tests {
         assert_eq!(text("account.practice.mailbox"), practice.mailbox);
         assert_eq!(text("account.practice.smtp.host"), "127.0.0.1");
         assert_eq!(text("account.practice.smtp.ca_file"), "/a \"b\"/ca.pem");
-        assert_eq!(
-            text("provider.sandbox.token_url"),
-            format!("{}/token", sandbox.url())
-        );
+        assert_eq!(text("provider.sandbox.issuer"), sandbox.url());
         tasks.stop();
     }
 }

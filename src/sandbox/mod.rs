@@ -97,7 +97,7 @@ impl Sandbox {
         let lifetime = Duration::from_secs(config.token_lifetime_s).min(TOKEN_LIFETIME_MAX);
         let issuer = format!("http://{}", reachable(http));
         let shared = Arc::new(Shared {
-            provider: Provider::new(issuer, secret, Grants::new(lifetime)),
+            provider: Provider::new(issuer, secret, Grants::new(lifetime))?,
             script: Script::default(),
             mailbox: Mailbox::new(),
             mailbox_name: config.mailbox,
@@ -122,7 +122,7 @@ impl Sandbox {
     }
 
     /// Where HTTP listens: `/authorize`, `/token`, `/device/code`, `/device`, `/revoke`,
-    /// `/introspect`, `/mailbox` (page), `/messages` (JSON), `/faults` (GET, POST, DELETE).
+    /// `/userinfo`, `/introspect`, `/mailbox` (page), `/messages` (JSON), `/faults` (GET, POST, DELETE).
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http

@@ -56,6 +56,11 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/device/code", post(endpoints::device_code))
         .route("/token", post(endpoints::token))
         .route("/revoke", post(endpoints::revoke))
+        .route(
+            "/userinfo",
+            get(endpoints::userinfo).post(endpoints::userinfo),
+        )
+        .route("/jwks", get(endpoints::jwks))
         .route("/introspect", post(endpoints::introspect))
         .route(
             "/.well-known/oauth-authorization-server",

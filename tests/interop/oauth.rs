@@ -1,26 +1,13 @@
 //! Upstream = Dovecot with XOAUTH2 and OAUTHBEARER, which asks a certified OAuth server about each
 //! token; tokens got and rotated there by our own grants through its real pages.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    path::Path,
-    process::{Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use crate::{
     rig::{Dovecot, Provider, Tinyproxy, certificates, file},
     support::{
-        eventually, free_address,
-        mail::message,
-        process::{Process, guarded},
-        program,
-        relay::Site,
-        scratch,
-        sink::Sink,
-        within,
+        eventually, free_address, login::Login, mail::message, program, relay::Site, scratch,
+        sink::Sink, within,
     },
 };
 
@@ -120,84 +107,6 @@ impl Rig {
             "never came to our callback: {said}"
         );
         login.succeeds();
-    }
-}
-
-/// A running `gatepost login`.
-struct Login {
-    process: Process,
-    lines: Receiver<String>,
-    said: Vec<String>,
-}
-
-impl Login {
-    fn start(site: &Site, arguments: &[&str]) -> Self {
-        let mut command = guarded(&site.command(arguments));
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut process = Process::from_child("login", command.spawn().unwrap(), &site.log());
-        let (sender, lines) = channel();
-        let child = process.child();
-        let pipes: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stdout.take().unwrap()),
-            Box::new(child.stderr.take().unwrap()),
-        ];
-        for pipe in pipes {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                    // The test may have seen enough.
-                    let _unheard = sender.send(line);
-                }
-            });
-        }
-        Self {
-            process,
-            lines,
-            said: Vec::new(),
-        }
-    }
-
-    /// Waits for a word that begins so, in what is printed.
-    fn word(&mut self, is: impl Fn(&str) -> bool) -> String {
-        eventually("login says what to do", || {
-            self.said.extend(self.lines.try_iter());
-            let words = self.said.iter().flat_map(|line| line.split_whitespace());
-            words
-                .map(|word| word.trim_matches(['"', '<', '>', '.']))
-                .find(|word| is(word))
-                .map(Into::into)
-        })
-    }
-
-    fn url(&mut self, prefix: &str) -> String {
-        self.word(|word| word.starts_with(prefix))
-    }
-
-    /// Types a line.
-    fn paste(&mut self, line: &str) {
-        let stdin = self.process.child().stdin.as_mut().unwrap();
-        writeln!(stdin, "{line}").unwrap();
-    }
-
-    fn ends(&mut self) -> (Option<i32>, String) {
-        let status = self.process.wait();
-        // Both readers end with the process; what they read is complete then.
-        self.said.extend(self.lines.iter());
-        (status.code(), self.said.join("\n"))
-    }
-
-    fn succeeds(mut self) {
-        let (code, said) = self.ends();
-        assert_eq!(code, Some(0), "{said}");
-    }
-
-    fn refused(mut self) -> String {
-        let (code, said) = self.ends();
-        assert_eq!(code, Some(1), "{said}");
-        said
     }
 }
 
@@ -541,13 +450,17 @@ fn wrong_user_refused() {
             .edit(&rig.provider.table(), &rig.provider.table_by_issuer());
         rig.site
             .edit("openid offline_access smtp", "offline_access smtp");
-        let _relay = rig.site.start();
+        let relay = rig.site.start();
         let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
         let url = login.url(&format!("http://{}/auth", rig.provider.address));
         let page = rig.provider.press(&url, STRANGER, &[]);
         assert!(page.contains("\n400 "), "{page}");
         said_by(&page);
         said_by(&login.refused());
+        // Who it was is personal data: in the log with log.addresses alone.
+        let log = relay.process.log();
+        let line = log.lines().find(|line| line.contains("sign_in_failed"));
+        assert!(!line.unwrap().contains('@'), "{log}");
         let account = rig.site.wait_account("alerts", "sign_in_needed");
         said_by(&format!("{} {}", account["reason"], account["remedy"]));
 

@@ -1,5 +1,5 @@
 //! The built daemon through real sockets: crashes at any moment and at each step, broken disks, reload,
-//! drain, systemd, command line.
+//! drain, systemd, signing in, command line.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -16,5 +16,6 @@ mod disk;
 mod drain;
 mod power_cut;
 mod reload;
+mod sign_in;
 mod step_kill;
 mod systemd;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod disk;
+pub(crate) mod login;
 pub(crate) mod mail;
 pub(crate) mod oracle;
 pub(crate) mod process;

@@ -36,6 +36,7 @@ struct Request {
     challenge: String,
     login_hint: Option<String>,
     prompt: Option<String>,
+    nonce: Option<String>,
 }
 
 /// Why there is no consent page.
@@ -186,6 +187,7 @@ impl Request {
             challenge: owned("code_challenge").unwrap_or_default(),
             login_hint: owned("login_hint"),
             prompt: owned("prompt"),
+            nonce: owned("nonce"),
         };
         let refused = |error, why| Err(Obstacle::Answer(Box::new(request.error(error, why))));
         if params.get("response_type") != Some("code") {
@@ -203,6 +205,7 @@ impl Request {
             client_id: self.client_id.to_owned(),
             mailbox: Some(mailbox),
             scope: self.scope.clone(),
+            nonce: self.nonce.clone(),
         };
         let code = shared.provider.grants().code(
             consent,

@@ -1,4 +1,5 @@
-//! What programs speak to: `/token`, `/device/code`, `/revoke`, `/introspect` and the metadata.
+//! What programs speak to: `/token`, `/userinfo`, `/device/code`, `/revoke`, `/introspect`, and what
+//! the server says of itself.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     NO_STORE, Refusal,
     grants::{DEVICE_INTERVAL, DEVICE_LIFETIME, Tokens},
+    identity,
     params::{Client, Params},
 };
 use crate::sandbox::{Shared, faults::Deed};
@@ -43,10 +45,10 @@ pub(in crate::sandbox) async fn token(
         let grant_type = params.need("grant_type")?;
         let tokens = grant(&shared, client, grant_type, &params)?;
         tracing::debug!(event = "token_issued", client = client.id, grant_type);
-        Ok(tokens)
+        tokens.json(&shared, client)
     });
     match answer {
-        Ok(tokens) => (NO_STORE, Json(tokens.json())).into_response(),
+        Ok(json) => (NO_STORE, Json(json)).into_response(),
         Err(refusal) => {
             tracing::debug!(event = "token_refused", error = refusal.error);
             refusal.into_response()
@@ -86,8 +88,8 @@ fn grant(
 }
 
 impl Tokens {
-    /// RFC 6749 §5.1.
-    fn json(&self) -> Value {
+    /// RFC 6749 §5.1, OpenID Connect Core 1.0 §3.1.3.3.
+    fn json(&self, shared: &Shared, client: Client) -> Result<Value, Refusal> {
         let mut json = json!({
             "token_type": "Bearer",
             "access_token": self.access_token.expose(),
@@ -97,8 +99,37 @@ impl Tokens {
         if let (Some(token), Some(object)) = (&self.refresh_token, json.as_object_mut()) {
             object.insert("refresh_token".to_owned(), token.expose().into());
         }
-        json
+        if let (Some(person), Some(object)) = (&self.person, json.as_object_mut()) {
+            let provider = &shared.provider;
+            let now = shared.clock.now();
+            let token = provider
+                .signer
+                .id_token(&provider.issuer, client.id, person, now)?;
+            object.insert("id_token".to_owned(), token.expose().into());
+        }
+        Ok(json)
     }
+}
+
+/// `GET` and `POST /userinfo` (OpenID Connect Core 1.0 §5.3), with the access token in the header.
+pub(in crate::sandbox) async fn userinfo(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let bearer = headers.get(header::AUTHORIZATION);
+    let token = bearer
+        .and_then(|value| value.to_str().ok()?.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    let live = token.and_then(|token| shared.provider.grants().live(token, Instant::now()));
+    let consent = live.ok_or(Refusal::BEARER)?.consent;
+    let person = consent.person(&consent.scope).ok_or(Refusal::NO_OPENID)?;
+    Ok((NO_STORE, Json(identity::claims(&person))).into_response())
+}
+
+/// `GET /jwks`: the key that signs id tokens.
+pub(in crate::sandbox) async fn jwks(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(shared.provider.signer.jwks())
 }
 
 /// `POST /device/code` (RFC 8628 §3.1).
@@ -173,8 +204,8 @@ pub(in crate::sandbox) async fn introspect(
     Ok((NO_STORE, Json(json)).into_response())
 }
 
-/// `GET /.well-known/oauth-authorization-server` (RFC 8414), and the same under OpenID's name for
-/// clients that know only that; there are no id tokens.
+/// `GET /.well-known/openid-configuration` (OpenID Connect Discovery 1.0), and the same under the name
+/// of RFC 8414.
 pub(in crate::sandbox) async fn metadata(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let issuer = &shared.provider.issuer;
     let methods = ["client_secret_basic", "client_secret_post", "none"];
@@ -185,6 +216,11 @@ pub(in crate::sandbox) async fn metadata(State(shared): State<Arc<Shared>>) -> J
         "device_authorization_endpoint": format!("{issuer}/device/code"),
         "revocation_endpoint": format!("{issuer}/revoke"),
         "introspection_endpoint": format!("{issuer}/introspect"),
+        "userinfo_endpoint": format!("{issuer}/userinfo"),
+        "jwks_uri": format!("{issuer}/jwks"),
+        "scopes_supported": ["openid", "email", "profile", "offline_access", "smtp.send"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported":

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Refusal,
+    identity::has,
     random::{self, Fingerprint},
 };
 use crate::secret::Secret;
@@ -60,6 +61,16 @@ pub(in crate::sandbox) struct Consent {
     pub(in crate::sandbox) mailbox: Option<String>,
     /// As asked for.
     pub(in crate::sandbox) scope: String,
+    /// What the first id token repeats.
+    pub(in crate::sandbox) nonce: Option<String>,
+}
+
+/// Whoever signed in, as far as the scope lets it be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Person {
+    pub(super) mailbox: String,
+    pub(super) scope: String,
+    pub(super) nonce: Option<String>,
 }
 
 impl Consent {
@@ -68,6 +79,16 @@ impl Consent {
         self.mailbox
             .as_ref()
             .is_none_or(|own| own.eq_ignore_ascii_case(mailbox))
+    }
+
+    /// Who, if somebody signed in and `scope` asks for it (OpenID Connect Core 1.0 §3.1.2.1).
+    pub(super) fn person(&self, scope: &str) -> Option<Person> {
+        let mailbox = self.mailbox.clone().filter(|_| has(scope, "openid"))?;
+        Some(Person {
+            mailbox,
+            scope: scope.to_owned(),
+            nonce: self.nonce.clone(),
+        })
     }
 }
 
@@ -79,6 +100,8 @@ pub(super) struct Tokens {
     pub(super) refresh_token: Option<Secret>,
     pub(super) expires_in: Duration,
     pub(super) scope: String,
+    /// Who an id token is about, if there is to be one.
+    pub(super) person: Option<Person>,
 }
 
 /// A live access token, as introspection and the SMTP server see it.
@@ -245,15 +268,18 @@ impl Grants {
         let fresh = new_refresh_token(&id)?;
         let scope = scope.unwrap_or(&family.consent.scope).to_owned();
         let access_token = self.issue(&id, now)?;
+        let mut person = None;
         if let Some(family) = self.families.get_mut(&id) {
             family.refresh = Some(random::fingerprint(fresh.expose()));
             family.used_at = now;
+            person = family.consent.person(&scope);
         }
         Ok(Tokens {
             access_token,
             refresh_token: Some(fresh),
             expires_in: self.lifetime,
             scope,
+            person,
         })
     }
 
@@ -268,6 +294,7 @@ impl Grants {
             client_id: client_id.to_owned(),
             mailbox: None,
             scope: scope.to_owned(),
+            nonce: None,
         };
         self.grant(consent, false, now).map(|(_, tokens)| tokens)
     }
@@ -355,6 +382,7 @@ impl Grants {
                     client_id: spent.client_id,
                     mailbox: Some(mailbox),
                     scope: spent.scope,
+                    nonce: None,
                 };
                 self.grant(consent, true, now).map(|(_, tokens)| tokens)
             }
@@ -404,7 +432,7 @@ impl Grants {
 
     fn grant(
         &mut self,
-        consent: Consent,
+        mut consent: Consent,
         refreshable: bool,
         now: Instant,
     ) -> Result<(String, Tokens), Refusal> {
@@ -417,6 +445,9 @@ impl Grants {
         };
         let scope = consent.scope.clone();
         let access_token = self.issue(&id, now)?;
+        let person = consent.person(&scope);
+        // §12.2: an id token of a refresh repeats none.
+        consent.nonce = None;
         let family = Family {
             consent,
             refresh: refresh_token
@@ -430,6 +461,7 @@ impl Grants {
             refresh_token,
             expires_in: self.lifetime,
             scope,
+            person,
         };
         Ok((id, tokens))
     }
@@ -519,6 +551,7 @@ mod tests {
             client_id: "app".to_owned(),
             mailbox: Some(MAILBOX.to_owned()),
             scope: "mail".to_owned(),
+            nonce: None,
         }
     }
 
@@ -589,6 +622,29 @@ mod tests {
         assert_eq!(refused(after), Some(Refusal::REFRESH_TOKEN));
         assert_eq!(grants.live(&access, now), None);
         assert!(grants.refresh("app", &other.1, None, now).is_ok());
+    }
+
+    #[test]
+    fn an_id_token_is_about_whoever_signed_in_where_the_scope_asks_and_nonce_comes_once() {
+        let (mut grants, now) = (Grants::new(HOUR), Instant::now());
+        let asked = Consent {
+            scope: "openid mail".to_owned(),
+            nonce: Some("n".to_owned()),
+            ..consent()
+        };
+        let (_, tokens) = grants.grant(asked, true, now).unwrap();
+        let person = tokens.person.as_ref().unwrap();
+        assert_eq!(
+            (person.mailbox.as_str(), person.nonce.as_deref()),
+            (MAILBOX, Some("n"))
+        );
+        let (_, refresh) = texts(&tokens);
+        let again = grants.refresh("app", &refresh, None, now).unwrap();
+        assert_eq!(again.person.as_ref().unwrap().nonce, None);
+        let (_, refresh) = texts(&again);
+        let other = grants.refresh("app", &refresh, Some("mail"), now).unwrap();
+        assert_eq!(other.person, None);
+        assert_eq!(grants.grant(consent(), true, now).unwrap().1.person, None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The practice OAuth server: RFC 6749 with PKCE (7636), device code (8628), revocation (7009),
-//! introspection (7662), metadata (8414) and `iss` in the answer (9207).
+//! introspection (7662), metadata (8414) and `iss` in the answer (9207); OpenID Connect as far as it
+//! says who signed in.
 //!
 //! [`grants`] knows what was granted and touches no socket; [`endpoints`] speaks to programs,
 //! [`consent`] to people. One practice application with a secret and one public one are registered.
@@ -7,10 +8,14 @@
 pub(super) mod consent;
 pub(super) mod endpoints;
 pub(super) mod grants;
+mod identity;
 mod params;
 pub(super) mod random;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use axum::{
     Json,
@@ -18,6 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use grants::Grants;
+use identity::Signer;
 use serde_json::json;
 use url::Url;
 
@@ -38,17 +44,21 @@ pub(super) struct Provider {
     pub(super) client_secret: Secret,
     /// Redirect URIs beyond loopback, exactly as registered.
     redirect_uris: Mutex<Vec<String>>,
+    signer: Signer,
     grants: Mutex<Grants>,
 }
 
 impl Provider {
-    pub(super) fn new(issuer: String, client_secret: Secret, grants: Grants) -> Self {
-        Self {
+    /// # Errors
+    /// When the system gives no randomness.
+    pub(super) fn new(issuer: String, client_secret: Secret, grants: Grants) -> io::Result<Self> {
+        Ok(Self {
             issuer,
             client_secret,
             redirect_uris: Mutex::default(),
+            signer: Signer::new()?,
             grants: Mutex::new(grants),
-        }
+        })
     }
 
     /// What was granted. Held for the length of one look or one change.
@@ -127,6 +137,8 @@ refusals! {
     GRANT_TYPE = 400 "unsupported_grant_type" "no such grant here";
     PUBLIC_CLIENT = 400 "unauthorized_client" "this grant is for a client with a secret";
     NOT_YOURS = 400 "unauthorized_client" "the token was issued to another client";
+    BEARER = 401 "invalid_token" "the access token is missing, unknown or has ended";
+    NO_OPENID = 403 "insufficient_scope" "the sign-in did not ask for openid";
     BUSY = 503 "temporarily_unavailable" "too many codes or tokens are alive, try again later";
     NO_CHANCE = 500 "server_error" "the system gave no random octets";
 }
@@ -138,7 +150,11 @@ impl IntoResponse for Refusal {
         let body = json!({ "error": self.error, "error_description": self.description });
         let mut response = (status, NO_STORE, Json(body)).into_response();
         if status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Basic realm=\"gatepost sandbox\"");
+            let challenge = if self == Self::BEARER {
+                HeaderValue::from_static("Bearer error=\"invalid_token\"")
+            } else {
+                HeaderValue::from_static("Basic realm=\"gatepost sandbox\"")
+            };
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, challenge);
@@ -160,7 +176,8 @@ mod tests {
             "http://127.0.0.1:1".to_owned(),
             Secret::new("s"),
             Grants::new(std::time::Duration::ZERO),
-        );
+        )
+        .unwrap();
         provider.register("https://relay.example.com/authorization/smtp_oauth/");
         let good = [
             "http://localhost:8025/authorization/smtp_oauth/",

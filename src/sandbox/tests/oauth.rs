@@ -283,5 +283,46 @@ async fn the_metadata_names_the_endpoints_under_the_issuer() {
         let json: Value = rig.get(&url).await.json().await.unwrap();
         assert_eq!(json["issuer"], rig.sandbox.url());
         assert_eq!(json["token_endpoint"], rig.url("/token"));
+        assert_eq!(json["authorization_response_iss_parameter_supported"], true);
     }
+}
+
+#[tokio::test]
+async fn who_signed_in_is_told_in_the_id_token_and_by_userinfo_to_whoever_asked_openid() {
+    let rig = Rig::start().await;
+    let scope = ("scope", "openid email");
+    let url = rig.authorize_url(&[scope, ("nonce", "n-1")]);
+    let form = [("mailbox", "bob@example.com"), ("decision", "allow")];
+    let back = location(&rig.post(url.as_str(), &form).await);
+    let (_, json) = rig.redeem(&query(&back, "code").unwrap()).await;
+    let payload = json["id_token"]
+        .as_str()
+        .unwrap()
+        .split('.')
+        .nth(1)
+        .unwrap();
+    let payload =
+        base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload);
+    let told: Value = serde_json::from_slice(&payload.unwrap()).unwrap();
+    for (claim, value) in [
+        ("iss", rig.sandbox.url()),
+        ("aud", &rig.sandbox.client().0),
+        ("nonce", "n-1"),
+        ("email", "bob@example.com"),
+    ] {
+        assert_eq!(told[claim], value, "{claim}");
+    }
+
+    let userinfo = |token: String| async {
+        let request = rig.http.get(rig.url("/userinfo")).bearer_auth(token);
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json::<Value>().await.unwrap())
+    };
+    let (status, info) = userinfo(tokens(&json).0).await;
+    assert_eq!((status, &info["email"]), (200, &json!("bob@example.com")));
+    assert_eq!(info["sub"], told["sub"]);
+    assert_eq!(userinfo("unknown".to_owned()).await.0, 401);
+    let (plain, _) = rig.sign_in(MAILBOX).await;
+    assert_eq!(userinfo(plain).await.0, 403);
 }
