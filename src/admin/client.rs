@@ -173,6 +173,15 @@ impl Client {
         json(request.timeout(TEST_DEADLINE)).await
     }
 
+    /// Looks at each step of an account's way.
+    ///
+    /// # Errors
+    /// [`Error`]; what is wrong with the account is no error, its steps say so.
+    pub async fn doctor(&self, account: &AccountName) -> Result<Tested, Error> {
+        let request = self.request(Method::POST, &account_path(account, "doctor"));
+        json(request.timeout(TEST_DEADLINE)).await
+    }
+
     /// A page of the queue.
     ///
     /// # Errors

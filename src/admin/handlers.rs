@@ -153,6 +153,16 @@ pub(super) async fn test(
     Ok(Json(Tested { steps }))
 }
 
+pub(super) async fn doctor(
+    State(shared): AppState,
+    Named(name): Named<AccountName>,
+) -> Answer<Tested> {
+    shared.known(&name)?;
+    let steps = shared.parts.delivery.examine(&name).await;
+    let steps = steps.unwrap_or_default();
+    Ok(Json(Tested { steps }))
+}
+
 pub(super) async fn queue(
     State(shared): AppState,
     Queried(query): Queried<QueueQuery>,

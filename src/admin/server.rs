@@ -107,6 +107,11 @@ fn routes() -> Routes {
             post(handlers::sign_out),
         ),
         ("/accounts/{name}/test", Method::POST, post(handlers::test)),
+        (
+            "/accounts/{name}/doctor",
+            Method::POST,
+            post(handlers::doctor),
+        ),
         ("/sign-ins/callback", Method::POST, post(handlers::pasted)),
         ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
         ("/queue", Method::GET, get(handlers::queue)),

@@ -17,7 +17,7 @@ use crate::{
         api::SignInState,
         client::{self, Client},
     },
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     config::Config,
     mail::AccountName,
     net::tasks::Tasks,
@@ -38,8 +38,11 @@ pub(super) enum Keeper {
 /// What a sign-in needs when no daemon runs.
 #[derive(Debug)]
 pub(super) struct Here {
-    oauth: Oauth,
-    tasks: Tasks,
+    pub(super) oauth: Oauth,
+    pub(super) tasks: Tasks,
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
     console: Option<SocketAddr>,
     certificate: Option<Certificate>,
 }
@@ -52,7 +55,7 @@ impl Keeper {
     pub(super) async fn reach(context: &Context) -> anyhow::Result<Self> {
         match reach::connect(&context.sources).await {
             Ok(client) => Ok(Self::Daemon(client)),
-            Err(Unreachable::NotRunning(_)) => Ok(Self::Here(Box::new(open(context).await?))),
+            Err(Unreachable::NotRunning(_)) => Ok(Self::Here(Box::new(open(context).await?.0))),
             Err(error) => Err(error.into()),
         }
     }
@@ -128,13 +131,24 @@ impl Keeper {
     /// Finishes what this process has begun.
     pub(super) async fn close(self) {
         if let Self::Here(here) = self {
-            here.tasks.stop();
-            here.tasks.drained().await;
+            here.close().await;
         }
     }
 }
 
-async fn open(context: &Context) -> anyhow::Result<Here> {
+impl Here {
+    /// Finishes what this process has begun.
+    pub(super) async fn close(&self) {
+        self.tasks.stop();
+        self.tasks.drained().await;
+    }
+}
+
+/// Opens the store and the tokens in this process.
+///
+/// # Errors
+/// A configuration with problems, a store that does not open or is another user's.
+pub(super) async fn open(context: &Context) -> anyhow::Result<(Here, Config)> {
     let sources = context.sources.clone();
     let config = tokio::task::spawn_blocking(move || Config::load(&sources)).await??;
     let state_dir = &config.store.state_dir;
@@ -149,13 +163,23 @@ async fn open(context: &Context) -> anyhow::Result<Here> {
     let store = tokio::task::spawn_blocking(move || Store::open(&store, store_metrics)).await??;
     let tasks = Tasks::new();
     let clock = SystemClock::shared();
-    let oauth = Oauth::start(config.oauth, store, clock, tasks.clone(), metrics).await?;
-    Ok(Here {
-        oauth,
+    let oauth = Oauth::start(
+        config.oauth.clone(),
+        store.clone(),
+        Arc::clone(&clock),
+        tasks.clone(),
+        Arc::clone(&metrics),
+    );
+    let here = Here {
+        oauth: oauth.await?,
         tasks,
+        store,
+        clock,
+        metrics,
         console: config.admin.address,
-        certificate: config.admin.certificate,
-    })
+        certificate: config.admin.certificate.clone(),
+    };
+    Ok((here, config))
 }
 
 /// Refuses to write into another user's state: the daemon could not read what root leaves there.

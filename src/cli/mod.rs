@@ -5,6 +5,7 @@
 mod accounts;
 mod check;
 mod demo;
+mod doctor;
 mod hash_password;
 mod healthcheck;
 mod keeper;
@@ -63,6 +64,8 @@ enum Verb {
     Accounts(accounts::Args),
     /// Send one message through an account and tell each step
     Test(test::Args),
+    /// Look at each step of an account's way and name the switch that is off
+    Doctor(doctor::Args),
     /// Look at and operate the queue
     Queue(queue::Args),
     /// Have the running daemon read its configuration again
@@ -134,6 +137,7 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Logout(args) => client(logout::run(context, &args)),
         Verb::Accounts(args) => client(accounts::run(context, &args)),
         Verb::Test(args) => client(test::run(context, &args)),
+        Verb::Doctor(args) => client(doctor::run(context, &args)),
         Verb::Queue(args) => client(queue::run(context, &args)),
         Verb::Reload => client(reload::run(context)),
         Verb::Healthcheck => client(healthcheck::run(context)),
@@ -178,13 +182,14 @@ mod tests {
     use super::*;
 
     /// Verbs whose help is this snapshot's business; the others keep their own.
-    const VERBS: [&[&str]; 13] = [
+    const VERBS: [&[&str]; 14] = [
         &[],
         &["run"],
         &["login"],
         &["logout"],
         &["accounts"],
         &["test"],
+        &["doctor"],
         &["queue"],
         &["queue", "list"],
         &["queue", "show"],

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod bounce;
+mod doctor;
 mod gate;
 mod lane;
 mod limits;
@@ -174,7 +175,8 @@ pub struct LaneStatus {
 /// One step of a test message, told as it happens.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ProbeStep {
-    /// `connect`, `tls`, `ehlo`, `auth`, `mail`, `rcpt`, `data`.
+    /// `connect`, `tls`, `ehlo`, `auth`, `mail`, `rcpt`, `data`; of an examination also `endpoint`,
+    /// `token`, `offers` and `switch`.
     pub step: String,
     /// Whether it went well.
     pub ok: bool,
@@ -257,6 +259,22 @@ impl Delivery {
         delivery
     }
 
+    /// Lanes that send nothing: for looking at accounts while no daemon runs.
+    #[must_use]
+    pub fn at_rest(config: Config, parts: Parts) -> Self {
+        parts.tasks.stop();
+        let delivery = Self {
+            inner: Arc::new(Inner {
+                lanes: Mutex::default(),
+                unsettled: Mutex::default(),
+                progress: AtomicU64::new(0),
+                parts,
+            }),
+        };
+        delivery.reconfigure(config);
+        delivery
+    }
+
     /// Takes a new configuration: unchanged lanes go on, changed ones drain and restart.
     pub fn reconfigure(&self, config: Config) {
         let common = Common {
@@ -308,6 +326,13 @@ impl Delivery {
         };
         let id = self.inner.parts.queue.next_id().to_string();
         lane.probe(&to, &id).await
+    }
+
+    /// Looks at each step of an account's way but the message, and names the switch that is off. The
+    /// steps called `switch` are that. `None`: no such account.
+    pub async fn examine(&self, account: &AccountName) -> Option<Vec<ProbeStep>> {
+        let lane = self.inner.lane(account)?;
+        Some(lane.examine().await)
     }
 
     /// A number that rises while the lanes turn; the watchdog compares it.

@@ -20,20 +20,17 @@ use crate::{
 /// A probe that goes on or has come to its end.
 type Step<T> = Result<T, ()>;
 
-struct Probe<'a> {
-    lane: &'a Lane,
-    told: Vec<ProbeStep>,
-    since: Instant,
+/// Walks an account's way and tells each step.
+pub(super) struct Probe<'a> {
+    pub(super) lane: &'a Lane,
+    pub(super) told: Vec<ProbeStep>,
+    pub(super) since: Instant,
 }
 
 impl Lane {
     /// Sends a test message to `to`. The account may be on hold: a message that passes ends that.
     pub(crate) async fn probe(&self, to: &Address, id: &str) -> Vec<ProbeStep> {
-        let mut probe = Probe {
-            lane: self,
-            told: Vec::new(),
-            since: Instant::now(),
-        };
+        let mut probe = Probe::new(self);
         let passed = probe.run(to, id).await.is_ok();
         if passed {
             self.wake();
@@ -42,7 +39,15 @@ impl Lane {
     }
 }
 
-impl Probe<'_> {
+impl<'a> Probe<'a> {
+    pub(super) fn new(lane: &'a Lane) -> Self {
+        Self {
+            lane,
+            told: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
     async fn run(&mut self, to: &Address, id: &str) -> Step<()> {
         let token = self.token(None).await?;
         let mut connection = self.open().await?;
@@ -66,7 +71,7 @@ impl Probe<'_> {
         self.send(connection, to, id).await
     }
 
-    async fn open(&mut self) -> Step<Connection> {
+    pub(super) async fn open(&mut self) -> Step<Connection> {
         let lane = self.lane;
         let smarthost = &lane.account.smtp;
         let hostname = &lane.common.hostname;
@@ -84,7 +89,7 @@ impl Probe<'_> {
         }
     }
 
-    async fn authenticate(
+    pub(super) async fn authenticate(
         &mut self,
         connection: &mut Connection,
         token: Option<&AccessToken>,
@@ -99,7 +104,7 @@ impl Probe<'_> {
     }
 
     /// The account's token, newer than `stale`; `None`: it needs none.
-    async fn token(&mut self, stale: Option<u64>) -> Step<Option<AccessToken>> {
+    pub(super) async fn token(&mut self, stale: Option<u64>) -> Step<Option<AccessToken>> {
         if !self.lane.wants_token() {
             return Ok(None);
         }
@@ -173,7 +178,7 @@ impl Probe<'_> {
         Err(())
     }
 
-    fn fail<T>(&mut self, failure: &Failure) -> Step<T> {
+    pub(super) fn fail<T>(&mut self, failure: &Failure) -> Step<T> {
         let verdict = verdict::judge_failure(self.lane.account.kind, failure);
         let Diagnosis { reason, remedy } = self.lane.diagnosis(verdict, failure);
         let detail = if remedy.is_empty() {
@@ -185,7 +190,7 @@ impl Probe<'_> {
         Err(())
     }
 
-    fn tell(&mut self, step: &str, ok: bool, detail: String) {
+    pub(super) fn tell(&mut self, step: &str, ok: bool, detail: String) {
         let elapsed_ms = millis(self.since.elapsed());
         self.since = Instant::now();
         self.told.push(ProbeStep {
@@ -196,7 +201,7 @@ impl Probe<'_> {
         });
     }
 
-    fn take_over(&mut self, journal: &mut Journal) {
+    pub(super) fn take_over(&mut self, journal: &mut Journal) {
         self.told.extend(journal.take());
         self.since = Instant::now();
     }

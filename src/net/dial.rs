@@ -6,8 +6,11 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use mail_send::SmtpClient;
+use rustls::{CertificateError, OtherError};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::tls::client::Refused;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +46,10 @@ pub enum Error {
 /// Why the handshake did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The certificate was refused, or the peers have no common ground.
+    /// The certificate was refused.
+    #[error("{0}")]
+    Certificate(Refused),
+    /// The peers have no common ground.
     #[error("{0}")]
     Refused(rustls::Error),
     /// The host is neither a DNS name nor an address.
@@ -105,12 +111,24 @@ pub async fn tls(
     };
     match client.into_tls(connector, unbracketed(host)).await {
         Ok(client) => Ok(client.stream),
-        Err(mail_send::Error::Tls(error)) => Err(TlsError::Refused(*error)),
-        Err(mail_send::Error::Io(error)) => Err(TlsError::Io(error)),
+        Err(mail_send::Error::Tls(error)) => Err(refused(*error)),
+        Err(mail_send::Error::Io(error)) => Err(match error.downcast::<rustls::Error>() {
+            Ok(error) => refused(error),
+            Err(error) => TlsError::Io(error),
+        }),
         Err(mail_send::Error::Timeout) => Err(TlsError::Timeout),
         Err(mail_send::Error::InvalidTLSName) => Err(TlsError::Name),
         Err(other) => Err(TlsError::Io(io::Error::other(other.to_string()))),
     }
+}
+
+fn refused(error: rustls::Error) -> TlsError {
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = &error
+        && let Some(refused) = inner.downcast_ref::<Refused>()
+    {
+        return TlsError::Certificate(refused.clone());
+    }
+    TlsError::Refused(error)
 }
 
 /// `::1` for `[::1]`: resolver and certificate know addresses without brackets.

@@ -76,6 +76,8 @@ pub struct Response {
     pub media_type: Option<String>,
     /// `Retry-After` (RFC 9110 §10.2.3).
     pub retry_after: Option<RetryAfter>,
+    /// The server's clock (RFC 9110 §6.6.1).
+    pub date: Option<Timestamp>,
     /// The body, at most [`BODY_MAX`] octets.
     pub body: Vec<u8>,
 }
@@ -277,6 +279,8 @@ impl Client {
             .and_then(|value| value.split(';').next())
             .map(|value| value.trim().to_ascii_lowercase());
         let retry_after = text(header::RETRY_AFTER).and_then(RetryAfter::parse);
+        let date = text(header::DATE).and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        let date = date.map(|date| date.timestamp());
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(told)? {
             if body.len() + piece.len() > BODY_MAX {
@@ -288,6 +292,7 @@ impl Client {
             status: answer.status(),
             media_type,
             retry_after,
+            date,
             body,
         })
     }

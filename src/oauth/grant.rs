@@ -30,6 +30,7 @@ use super::{
     assertion::{self, KeyError, Occasion},
     discovery::{Endpoints, Issuers},
     error::{self, About, Failure, Severity},
+    inspect::Reached,
     preset,
     response::{Granted, Refusal},
     sign_in::Browser,
@@ -481,6 +482,36 @@ impl Grants {
             return Err(profile.judge(400, &Refusal::new("expired_token", None)));
         };
         exchange.usable(answer)
+    }
+
+    /// Asks the token endpoint for nothing: whatever it answers, it is there. Nothing secret is sent.
+    pub(super) async fn reach(&self, profile: &Profile) -> Result<Reached, Box<Failure>> {
+        let (url, client) = match &profile.provider.managed_identity {
+            Some(identity) if profile.account.grant == super::Grant::ManagedIdentity => {
+                let url = identity.url.clone();
+                let client = self.clients.on_this_machine(&url).await;
+                (url, client)
+            }
+            Some(_) | None => {
+                let url = self.token_url(profile).await?;
+                let client = self.clients.client(&url, profile.provider.way()).await;
+                (url, client)
+            }
+        };
+        let trouble = |error: http::Error| {
+            let host = url.host_str().unwrap_or_default();
+            error::trouble("unreachable", format!("{host} cannot be reached: {error}"))
+        };
+        let client = client.map_err(trouble)?;
+        let mut request = Request::new(Method::POST, url.clone());
+        let form = reqwest::header::HeaderValue::from_static(FORM);
+        request.headers_mut().insert(CONTENT_TYPE, form);
+        let answer = client.exchange(request).await.map_err(trouble)?;
+        Ok(Reached {
+            host: url.host_str().unwrap_or_default().to_owned(),
+            status: answer.status.as_u16(),
+            date: answer.date,
+        })
     }
 
     /// RFC 7009. Whether the provider confirmed it; false too where it has no such endpoint.

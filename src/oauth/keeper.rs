@@ -18,7 +18,8 @@ use tokio::{
 use url::Url;
 
 use super::{
-    AccessToken, Config, Diagnosis, Error, Grant, Key, Service, SignIn, Status, TokenError,
+    AccessToken, Config, Diagnosis, Error, Grant, Key, Reached, Service, SignIn, Status,
+    TokenError,
     grant::{Grants, Profile, authorization_url},
     identity::{Refused, Stranger},
     refresher::{self, Beginning, Command, Handle, Parts, Serve},
@@ -234,6 +235,12 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    pub(super) async fn reach(&self, account: &AccountName) -> Option<Result<Reached, Diagnosis>> {
+        let profile = self.handle(account)?.profile;
+        let reached = self.parts.grants.reach(&profile).await;
+        Some(reached.map_err(|failure| failure.diagnosis))
     }
 
     pub(super) fn status(&self, account: &AccountName) -> Option<Status> {

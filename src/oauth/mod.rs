@@ -15,6 +15,7 @@ mod error;
 mod error_table;
 mod grant;
 mod identity;
+mod inspect;
 mod keeper;
 pub mod preset;
 mod refresher;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
+pub use inspect::{Reached, TokenFacts};
 use vault::Vault;
 
 use crate::{
@@ -435,6 +437,21 @@ impl Oauth {
         stale: u64,
     ) -> Result<AccessToken, TokenError> {
         self.keeper.refresh_after(account, service, stale).await
+    }
+
+    /// What a token shows of itself; `None`: it is opaque, as many are.
+    #[must_use]
+    pub fn facts(token: &AccessToken) -> Option<TokenFacts> {
+        TokenFacts::read(&token.token)
+    }
+
+    /// Asks the account's token endpoint for nothing, to see whether it is there. `None`: the account
+    /// has none. Cancel safe.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    pub async fn reach(&self, account: &AccountName) -> Option<Result<Reached, Diagnosis>> {
+        self.keeper.reach(account).await
     }
 
     /// Resolves when the account has a token for `service` of a generation other than `generation`

@@ -578,6 +578,80 @@ fn wrong_mailbox_holds() {
     rig.site.wait_empty();
 }
 
+/// `doctor` against servers that are not ours: all well with a daemon and without, then a token of
+/// somebody else, a certificate from an authority nobody expects, and a provider that is gone.
+#[test]
+fn doctor() {
+    let mut rig = Rig::new("client_credentials", "starttls", "xoauth2");
+    let examine = |site: &Site, wanted: i32| -> Vec<(String, bool, String)> {
+        let output = site.run(&["doctor", "alerts", "--json"]);
+        assert_eq!(output.status.code(), Some(wanted), "{output:?}");
+        let examined: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let steps = examined[0]["steps"].as_array().unwrap().iter().map(|step| {
+            let text = |key: &str| step[key].as_str().unwrap().to_owned();
+            (text("step"), step["ok"].as_bool().unwrap(), text("detail"))
+        });
+        steps.collect()
+    };
+    let way = [
+        "endpoint", "token", "connect", "tls", "ehlo", "offers", "auth", "mail",
+    ];
+    let names = |steps: &[(String, bool, String)]| -> Vec<String> {
+        steps.iter().map(|step| step.0.clone()).collect()
+    };
+    let relay = rig.site.start();
+    assert_eq!(names(&examine(&rig.site, 0)), way);
+    drop(relay);
+    let steps = examine(&rig.site, 0);
+    assert_eq!(names(&steps), way, "without a daemon");
+    let detail = |steps: &[(String, bool, String)], name: &str| -> String {
+        let step = steps.iter().rev().find(|step| step.0 == name);
+        step.unwrap_or_else(|| panic!("no step {name} in {steps:?}"))
+            .2
+            .clone()
+    };
+    assert!(
+        detail(&steps, "endpoint").contains("clocks agree"),
+        "{steps:?}"
+    );
+    assert!(
+        detail(&steps, "tls").contains("certificate by CN=rig authority"),
+        "{steps:?}"
+    );
+    assert!(
+        detail(&steps, "offers").contains("AUTH XOAUTH2"),
+        "{steps:?}"
+    );
+    assert!(rig.sink.ledger().deliveries.is_empty(), "nothing is sent");
+
+    let mailbox = format!("mailbox = \"{MAILBOX}\"");
+    rig.site.edit(&mailbox, "mailbox = \"other@example.test\"");
+    let steps = examine(&rig.site, 1);
+    assert!(detail(&steps, "auth").contains("535"), "{steps:?}");
+    rig.site.edit("mailbox = \"other@example.test\"", &mailbox);
+
+    // What a proxy that inspects TLS looks like: a certificate by somebody else.
+    let stranger = scratch();
+    certificates(stranger.path());
+    let own = rig.dovecot.ca_file();
+    let other = stranger.path().join("ca.pem").display().to_string();
+    rig.site.edit(&own, &other);
+    let steps = examine(&rig.site, 1);
+    let told = detail(&steps, "tls");
+    assert!(
+        told.contains("issued by CN=rig authority") && told.contains("inspects TLS"),
+        "{told}"
+    );
+    rig.site.edit(&other, &own);
+
+    rig.provider.stop();
+    let steps = examine(&rig.site, 1);
+    assert!(
+        detail(&steps, "endpoint").contains("cannot be reached"),
+        "{steps:?}"
+    );
+}
+
 /// The provider forgot every grant (revoked by an administrator): mail is kept, a person is asked to
 /// sign in again, then it flows.
 #[test]

@@ -298,6 +298,11 @@ impl Dovecot {
         }
     }
 
+    /// The file of its authority, as [`Dovecot::table`] names it.
+    pub(crate) fn ca_file(&self) -> String {
+        self.dir.path().join("ca.pem").display().to_string()
+    }
+
     /// The account's `smtp` table: STARTTLS or implicit TLS with this mechanism.
     pub(crate) fn table(&self, account: &str, tls: &str, mechanism: &str) -> String {
         let address = if tls == "implicit" {

@@ -209,6 +209,43 @@ fn verbs() {
     assert_eq!(site.run(&["healthcheck"]).status.code(), Some(1));
 }
 
+/// `doctor` walks the way with and without a daemon, sends nothing, and fails where something is wrong.
+#[test]
+fn doctor() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let examine = |wanted: i32| -> Value {
+        let output = site.run(&["doctor", "--json"]);
+        assert_eq!(output.status.code(), Some(wanted), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let names = |examined: &Value| -> Vec<String> {
+        let steps = examined[0]["steps"].as_array().unwrap();
+        let names = steps
+            .iter()
+            .map(|step| step["step"].as_str().unwrap().to_owned());
+        names.collect()
+    };
+    {
+        let _relay = site.start();
+        let examined = examine(0);
+        assert_eq!(examined[0]["account"], "alerts");
+        assert_eq!(names(&examined), ["connect", "ehlo", "offers", "mail"]);
+    }
+    assert_eq!(names(&examine(0)), ["connect", "ehlo", "offers", "mail"]);
+    assert!(sink.ledger().deliveries.is_empty(), "nothing is sent");
+    let output = site.run(&["doctor", "nobody"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    drop(sink);
+    let examined = examine(1);
+    assert_eq!(examined[0]["ok"], false);
+    let last = &examined[0]["steps"].as_array().unwrap().last().unwrap()["detail"];
+    assert!(
+        last.as_str().unwrap().contains("cannot be reached"),
+        "{last}"
+    );
+}
+
 /// Health, readiness and metrics answer on the console's address; a strange Host is refused.
 #[test]
 fn probes() {

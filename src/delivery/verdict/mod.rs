@@ -111,6 +111,11 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
     };
     match &failure.cause {
         Cause::Refused { reply, .. } => judge(kind, failure.phase, reply),
+        Cause::Tls(dial::TlsError::Certificate(_)) => account(
+            Hold,
+            "the server's TLS certificate is not valid for it",
+            "nothing was sent: if its issuer inspects TLS on your network, put its root into smtp.ca_file or exempt this host; else compare smtp.host with the certificate",
+        ),
         Cause::Tls(dial::TlsError::Refused(_) | dial::TlsError::Name) => account(
             Hold,
             "the server's TLS certificate is not valid for it, or TLS 1.2 is not spoken",

@@ -11,12 +11,14 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use rustls_platform_verifier::Verifier;
 use tokio_rustls::TlsConnector;
+use x509_cert::der::Decode;
 
 /// Why no TLS configuration could be made.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +88,86 @@ fn build(ca_file: Option<&Path>) -> Result<ClientConfig, Error> {
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(Arc::new(Naming(verifier)))
         .with_no_client_auth();
     Ok(config)
 }
+
+/// A certificate that was refused: why, and who issued it. An issuer nobody expects is a proxy that
+/// inspects TLS.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{cause} (the certificate was issued by {issuer})")]
+pub struct Refused {
+    /// The issuer's distinguished name.
+    pub issuer: String,
+    /// What is wrong.
+    pub cause: rustls::Error,
+}
+
+/// The platform's verifier, whose refusals say who issued the certificate.
+#[derive(Debug)]
+struct Naming(Verifier);
+
+impl ServerCertVerifier for Naming {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            (self.0).verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.map_err(|cause| {
+            let issuer = issuer(end_entity);
+            let refused = Arc::new(Refused { issuer, cause });
+            CertificateError::Other(OtherError(refused)).into()
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        (self.0).verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        (self.0).verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Who issued a certificate, harmless to print.
+#[must_use]
+pub fn issuer(certificate: &CertificateDer<'_>) -> String {
+    let parsed = x509_cert::Certificate::from_der(certificate);
+    let name = parsed.map(|parsed| parsed.tbs_certificate().issuer().to_string());
+    let name = name.unwrap_or_default();
+    let name: String = name
+        .chars()
+        .filter(|char| !char.is_control())
+        .take(ISSUER_MAX)
+        .collect();
+    if name.is_empty() {
+        return "somebody without a name".to_owned();
+    }
+    name
+}
+
+/// Longest issuer that is shown.
+const ISSUER_MAX: usize = 200;
 
 fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let pem = std::fs::read(path).map_err(|source| Error::CaFile {

@@ -11,8 +11,11 @@ use crate::{
         Auth, ProbeStep, Smarthost, Tls,
         transport::{Cause, Failure, Phase},
     },
-    mail::Reply,
-    net::{dial, tls::client::Connectors},
+    mail::{Address, Reply},
+    net::{
+        dial,
+        tls::client::{Connectors, issuer},
+    },
     secret::Secret,
     smtp::{
         client::{self, Capabilities, Mechanism, ReplyReader},
@@ -175,10 +178,15 @@ impl Connection {
             let suite = session
                 .negotiated_cipher_suite()
                 .map(|s| format!("{:?}", s.suite()));
+            let issuer = session
+                .peer_certificates()
+                .and_then(<[_]>::first)
+                .map(issuer);
             format!(
-                "{} {}",
+                "{} {}, certificate by {}",
                 version.unwrap_or_default(),
-                suite.unwrap_or_default()
+                suite.unwrap_or_default(),
+                issuer.unwrap_or_default()
             )
         });
         self.stream = Stream::Tls(Box::new(stream));
@@ -314,6 +322,50 @@ impl Connection {
         };
         let offered = wanted.into_iter().find(|m| self.capabilities.offers(*m));
         offered.ok_or(Cause::NoMechanism(wanted[0].name()))
+    }
+}
+
+impl Connection {
+    /// What the server offers, in a few words.
+    pub(crate) fn offers(&self) -> String {
+        let capabilities = &self.capabilities;
+        let size = capabilities.size_max().map(|size| format!("SIZE {size}"));
+        let mechanisms = [
+            Mechanism::Xoauth2,
+            Mechanism::OauthBearer,
+            Mechanism::Plain,
+            Mechanism::Login,
+        ];
+        let offered = mechanisms.into_iter().filter(|m| capabilities.offers(*m));
+        let offered: Vec<_> = offered.map(Mechanism::name).collect();
+        let auth = format!("AUTH {}", offered.join(" "));
+        let auth = (!offered.is_empty()).then_some(auth);
+        let words = [
+            auth,
+            size,
+            capabilities.pipelining().then(|| "PIPELINING".to_owned()),
+            capabilities.eight_bit_mime().then(|| "8BITMIME".to_owned()),
+            capabilities.smtputf8().then(|| "SMTPUTF8".to_owned()),
+            capabilities.dsn().then(|| "DSN".to_owned()),
+        ];
+        let words: Vec<_> = words.into_iter().flatten().collect();
+        words.join(", ")
+    }
+
+    /// Says MAIL and takes it back: whether the server lets this sender in. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`Failure`]; with [`Cause::Refused`] what the server said.
+    pub(crate) async fn try_mail(&mut self, sender: &Address) -> Result<(), Failure> {
+        self.say("MAIL", &format!("FROM:<{sender}>"))?;
+        let reply = self.exchange(Phase::Mail, COMMAND_TIMEOUT).await?;
+        if !reply.is_positive() {
+            return Err(refused(Phase::Mail, reply, None));
+        }
+        self.journal.reply("mail", &reply);
+        self.say("RSET", "")?;
+        self.exchange(Phase::Mail, COMMAND_TIMEOUT).await?;
+        Ok(())
     }
 }
 
