@@ -16,7 +16,7 @@ use super::api::{
 };
 use crate::{
     mail::{AccountName, QueueId},
-    oauth::SignIn,
+    oauth::{Rotated, SignIn},
     queue::Operation,
 };
 
@@ -114,6 +114,18 @@ impl Client {
     pub async fn reload(&self) -> Result<Reloaded, Error> {
         let request = self.request(Method::POST, "/reload");
         json(request.timeout(RELOAD_DEADLINE)).await
+    }
+
+    /// Has every token sealed with another key.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn rotate_key(&self) -> Result<Rotated, Error> {
+        json(
+            self.request(Method::POST, "/rotate-key")
+                .timeout(RELOAD_DEADLINE),
+        )
+        .await
     }
 
     /// Every account as it stands.

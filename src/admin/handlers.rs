@@ -26,7 +26,7 @@ use super::{
 use crate::{
     mail::{self, AccountName, Address, QueueId},
     net::tasks::Tasks,
-    oauth::SignIn,
+    oauth::{Rotated, SignIn},
     queue::Operation,
     store::{self, Entry, EntryState, Filter},
 };
@@ -86,6 +86,14 @@ pub(super) async fn reload(State(shared): AppState) -> Answer<Reloaded> {
         }
         Err(_) => Err(Problem::lost()),
     }
+}
+
+pub(super) async fn rotate_key(State(shared): AppState) -> Answer<Rotated> {
+    let oauth = shared.parts.oauth.clone();
+    let rotated = to_its_end(&shared.parts.tasks, "rotate_key", async move {
+        oauth.rotate_key().await
+    });
+    Ok(Json(rotated.await.ok_or_else(Problem::lost)??))
 }
 
 pub(super) async fn accounts(State(shared): AppState) -> Answer<Vec<Account>> {

@@ -95,6 +95,7 @@ fn routes() -> Routes {
         ("/openapi.json", Method::GET, get(handlers::openapi)),
         ("/status", Method::GET, get(handlers::status)),
         ("/reload", Method::POST, post(handlers::reload)),
+        ("/rotate-key", Method::POST, post(handlers::rotate_key)),
         ("/accounts", Method::GET, get(handlers::accounts)),
         (
             "/accounts/{name}/sign-in",

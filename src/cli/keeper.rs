@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     mail::AccountName,
     net::tasks::Tasks,
-    oauth::{Diagnosis, Oauth, SignIn},
+    oauth::{Diagnosis, Oauth, Rotated, SignIn},
     store::Store,
     telemetry::Metrics,
 };
@@ -125,6 +125,14 @@ impl Keeper {
         match self {
             Self::Daemon(client) => Ok(client.sign_out(account).await?.revoked),
             Self::Here(here) => Ok(here.oauth.sign_out(account).await?),
+        }
+    }
+
+    /// Seals every token with another key.
+    pub(super) async fn rotate_key(&self) -> anyhow::Result<Rotated> {
+        match self {
+            Self::Daemon(client) => Ok(client.rotate_key().await?),
+            Self::Here(here) => Ok(here.oauth.rotate_key().await?),
         }
     }
 

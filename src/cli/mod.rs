@@ -15,6 +15,7 @@ mod printer;
 mod queue;
 mod reach;
 mod reload;
+mod rotate_key;
 mod run;
 mod sandbox;
 mod test;
@@ -68,6 +69,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Look at and operate the queue
     Queue(queue::Args),
+    /// Seal every stored token with another key
+    RotateKey,
     /// Have the running daemon read its configuration again
     Reload,
     /// Hash a password for `[[client]] password_hash`
@@ -139,6 +142,7 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Test(args) => client(test::run(context, &args)),
         Verb::Doctor(args) => client(doctor::run(context, &args)),
         Verb::Queue(args) => client(queue::run(context, &args)),
+        Verb::RotateKey => client(rotate_key::run(context)),
         Verb::Reload => client(reload::run(context)),
         Verb::Healthcheck => client(healthcheck::run(context)),
     }

@@ -18,7 +18,7 @@ use tokio::{
 use url::Url;
 
 use super::{
-    AccessToken, Config, Diagnosis, Error, Grant, Key, Reached, Service, SignIn, Status,
+    AccessToken, Config, Diagnosis, Error, Grant, Key, Reached, Rotated, Service, SignIn, Status,
     TokenError,
     grant::{Grants, Profile, authorization_url},
     identity::{Refused, Stranger},
@@ -45,6 +45,8 @@ pub(super) struct Keeper {
     tasks: Tasks,
     accounts: Mutex<Accounts>,
     sign_ins: Mutex<SignIns>,
+    /// Two rotations at once would each forget the other's key.
+    rotating: tokio::sync::Mutex<()>,
     /// Rises with each change of configuration, for those who wait for an account to appear.
     changes: watch::Sender<u64>,
 }
@@ -56,6 +58,7 @@ struct Accounts {
     /// waits for them.
     retired: BTreeMap<AccountName, mpsc::Sender<Command>>,
     sealer: Option<Arc<Sealer>>,
+    key: Option<Key>,
     redirect_urls: Vec<Url>,
 }
 
@@ -77,6 +80,7 @@ impl Keeper {
             tasks,
             accounts: Mutex::default(),
             sign_ins: Mutex::default(),
+            rotating: tokio::sync::Mutex::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -109,6 +113,7 @@ impl Keeper {
     pub(super) async fn configure(&self, config: Config) -> Result<(), Error> {
         let profiles = profiles(&config)?;
         let key: Key = config.key;
+        let named = key.clone();
         // Reads, and at first start writes, a file.
         let sealer = tokio::task::spawn_blocking(move || Sealer::from_key(&key))
             .await
@@ -140,7 +145,11 @@ impl Keeper {
         let mut redirect_urls: Vec<Url> = urls.collect();
         redirect_urls.sort();
         redirect_urls.dedup();
-        self.accounts().redirect_urls = redirect_urls;
+        {
+            let mut accounts = self.accounts();
+            accounts.redirect_urls = redirect_urls;
+            accounts.key = Some(named);
+        }
         let current = self.accounts().handles.clone();
         self.sign_ins().keep(|profile| {
             current
@@ -235,6 +244,79 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// See [`super::Oauth::rotate_key`].
+    pub(super) async fn rotate_key(&self) -> Result<Rotated, Error> {
+        let _one_at_a_time = self.rotating.lock().await;
+        let key = self.accounts().key.clone();
+        let key = key.ok_or_else(|| Error::Account(stopping().to_string()))?;
+        let wanted = key.clone();
+        let staged = in_background(move || Sealer::staged(&wanted)).await?;
+        let staged = Arc::new(staged);
+        let handles = {
+            let mut accounts = self.accounts();
+            accounts.sealer = Some(Arc::clone(&staged));
+            accounts.handles.clone()
+        };
+        for handle in handles.values() {
+            let (reply, stored) = oneshot::channel();
+            let sealer = Arc::clone(&staged);
+            // One that has ended, or could not store, is found out below.
+            drop(
+                handle
+                    .commands
+                    .send(Command::Reseal { sealer, reply })
+                    .await,
+            );
+            drop(stored.await);
+        }
+        let alone = staged.first();
+        let mut rotated = Rotated::default();
+        for token in self.parts.vault.tokens().await? {
+            let token = match handles.contains_key(&token.account) {
+                true => token,
+                // Of an account that is not configured now; it may come back.
+                false => self.resealed(&staged, token).await?,
+            };
+            if alone.opens_all(&token) {
+                rotated.resealed += 1;
+            } else if staged.open(&token).is_ok() {
+                rotated.waiting.push(token.account);
+            } else {
+                rotated.locked.push(token.account);
+            }
+        }
+        if rotated.waiting.is_empty() {
+            let wanted = key.clone();
+            in_background(move || alone.settle(&wanted)).await?;
+            rotated.old_key_needed = false;
+        }
+        tracing::info!(
+            event = "key_rotated",
+            resealed = rotated.resealed,
+            waiting = rotated.waiting.len(),
+            locked = rotated.locked.len()
+        );
+        Ok(rotated)
+    }
+
+    async fn resealed(&self, staged: &Sealer, token: SealedToken) -> Result<SealedToken, Error> {
+        let Ok(opened) = staged.open(&token) else {
+            return Ok(token);
+        };
+        let version = token.version + 1;
+        let Some(record) = staged.seal(&token.account, version, &opened.record) else {
+            return Ok(token);
+        };
+        let resealed = SealedToken {
+            account: token.account,
+            version,
+            record,
+            previous: None,
+        };
+        self.parts.vault.put(resealed.clone()).await?;
+        Ok(resealed)
     }
 
     pub(super) async fn reach(&self, account: &AccountName) -> Option<Result<Reached, Diagnosis>> {
@@ -566,6 +648,15 @@ fn profiles(config: &Config) -> Result<BTreeMap<AccountName, Profile>, Error> {
         profiles.insert(name.clone(), profile);
     }
     Ok(profiles)
+}
+
+/// Runs what reads and writes files off the runtime's threads.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::Account(error.to_string()))?
 }
 
 fn not_ours(account: &AccountName) -> TokenError {

@@ -65,7 +65,8 @@ pub struct Config {
 pub enum Key {
     /// A file, made (0600, random) at first start when missing.
     File(PathBuf),
-    /// Given (systemd credential, command): 32 octets in hex or base64.
+    /// Given (systemd credential, command): 32 octets in hex or base64. Of several, apart by spaces,
+    /// the first seals and the others only open.
     Given(Secret),
 }
 
@@ -346,6 +347,30 @@ pub enum SignIn {
     },
 }
 
+/// What a rotation of the key came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    /// Records sealed with the new key.
+    pub resealed: usize,
+    /// Accounts whose record could not be stored under the new key yet.
+    pub waiting: Vec<AccountName>,
+    /// Accounts whose record opens with no key; it was left as it is.
+    pub locked: Vec<AccountName>,
+    /// Whether the old key must stay.
+    pub old_key_needed: bool,
+}
+
+impl Default for Rotated {
+    fn default() -> Self {
+        Self {
+            resealed: 0,
+            waiting: Vec::new(),
+            locked: Vec::new(),
+            old_key_needed: true,
+        }
+    }
+}
+
 /// All accounts' tokens. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Oauth {
@@ -505,6 +530,19 @@ impl Oauth {
     /// The store's; revocation trouble is no error. [`Error::Account`] for one unknown here.
     pub async fn sign_out(&self, account: &AccountName) -> Result<bool, Error> {
         self.keeper.sign_out(account).await
+    }
+
+    /// Seals every record with another key, and forgets the old one when nothing is sealed with it any
+    /// more. A key file gets a new key; where the key is given, its owner has put the new one in front
+    /// of the old. A crash at any moment leaves every record openable.
+    ///
+    /// # Errors
+    /// [`Error::Key`], [`Error::Store`]; what was not sealed anew opens with the old key, which stays.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; the old key then stays beside the new one.
+    pub async fn rotate_key(&self) -> Result<Rotated, Error> {
+        self.keeper.rotate_key().await
     }
 
     /// The redirect URLs of all profiles (the console serves their paths).

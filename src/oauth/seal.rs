@@ -29,7 +29,8 @@ const KEY_LEN: usize = 32;
 const NONCE_LEN: usize = 24;
 const HEADER_LEN: usize = 1 + 8;
 
-/// A key file holds 64 hexadecimal digits and a line end; a longer one is something else.
+/// A key file holds 64 hexadecimal digits and a line end for each of a few keys; a longer one is
+/// something else.
 const KEY_FILE_MAX: u64 = 1024;
 
 /// What is kept of an account. It exists in the clear in memory alone.
@@ -97,9 +98,12 @@ pub(super) struct Opened {
     pub(super) previous: bool,
 }
 
-/// Seals and opens. Shows no octet of its key.
+/// Seals and opens. Shows no octet of its keys. The first key seals; the others only open, while
+/// records go over from one to the next.
 #[derive(PartialEq, Eq)]
-pub(super) struct Sealer(Zeroizing<[u8; KEY_LEN]>);
+pub(super) struct Sealer(Vec<OneKey>);
+
+type OneKey = Zeroizing<[u8; KEY_LEN]>;
 
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,16 +118,61 @@ impl Sealer {
     /// [`Error::Key`], with the remedy.
     pub(super) fn from_key(key: &Key) -> Result<Self, Error> {
         match key {
-            Key::Given(secret) => parse(secret.expose()).map(Self).ok_or_else(|| Error::Key {
-                path: "(given)".into(),
-                reason: "not 32 octets in hex or base64; make one with `openssl rand -hex 32`"
-                    .to_owned(),
-            }),
-            Key::File(path) => read_or_make(path).map(Self).map_err(|reason| Error::Key {
-                path: path.clone(),
-                reason,
-            }),
+            Key::Given(secret) => parse_all(secret.expose())
+                .map(Self)
+                .ok_or_else(|| Error::Key {
+                    path: "(given)".into(),
+                    reason: "not 32 octets in hex or base64; make one with `openssl rand -hex 32`"
+                        .to_owned(),
+                }),
+            Key::File(path) => {
+                let keys = read_or_make(path).map_err(|reason| told(path, reason))?;
+                Ok(Self(keys))
+            }
         }
+    }
+
+    /// What records are sealed with from now on: for a key file a new key, put in front of those that
+    /// are there, so that whatever happens next every record can be opened; for a given key the one
+    /// that its owner has put in front. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Key`]; the file is as it was.
+    pub(super) fn staged(key: &Key) -> Result<Self, Error> {
+        let Self(mut keys) = Self::from_key(key)?;
+        if let Key::File(path) = key {
+            keys.insert(0, random().map_err(|error| told(path, error.to_string()))?);
+            write(path, &keys).map_err(|error| told(path, not_written(&error)))?;
+        }
+        Ok(Self(keys))
+    }
+
+    /// The first key alone.
+    pub(super) fn first(&self) -> Self {
+        Self(self.0.first().cloned().into_iter().collect())
+    }
+
+    /// Forgets the keys that nothing is sealed with any more. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Key`]; the file is as it was.
+    pub(super) fn settle(&self, key: &Key) -> Result<(), Error> {
+        match key {
+            Key::File(path) => {
+                write(path, &self.0).map_err(|error| told(path, not_written(&error)))
+            }
+            Key::Given(_) => Ok(()),
+        }
+    }
+
+    /// Whether every record of an account, the one before included, opens.
+    pub(super) fn opens_all(&self, token: &SealedToken) -> bool {
+        let before = token.previous.as_deref();
+        let opens = |bytes: &[u8], expected: &dyn Fn(i64) -> bool| {
+            self.open_one(&token.account, bytes, expected).is_ok()
+        };
+        opens(&token.record, &|version| version == token.version)
+            && before.is_none_or(|bytes| opens(bytes, &|version| version < token.version))
     }
 
     /// Seals a record as this account's `version`. `None` when the system gives no randomness.
@@ -140,7 +189,7 @@ impl Sealer {
             msg: &plain,
             aad: &bound_to(account, version),
         };
-        let cipher = XChaCha20Poly1305::new((&*self.0).into());
+        let cipher = XChaCha20Poly1305::new((&**self.0.first()?).into());
         let sealed = cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
         let mut bytes = Vec::with_capacity(HEADER_LEN + NONCE_LEN + sealed.len());
         bytes.push(FORMAT);
@@ -193,13 +242,13 @@ impl Sealer {
         if !expected(version) {
             return Err(Unopened::Seal);
         }
-        let payload = Payload {
-            msg: sealed,
-            aad: &bound_to(account, version),
-        };
-        let cipher = XChaCha20Poly1305::new((&*self.0).into());
-        let plain = cipher.decrypt(&XNonce::from(*nonce), payload);
-        let plain = Zeroizing::new(plain.map_err(|_| Unopened::Seal)?);
+        let aad = &bound_to(account, version)[..];
+        let plain = self.0.iter().find_map(|key| {
+            let payload = Payload { msg: sealed, aad };
+            let cipher = XChaCha20Poly1305::new((&**key).into());
+            cipher.decrypt(&XNonce::from(*nonce), payload).ok()
+        });
+        let plain = Zeroizing::new(plain.ok_or(Unopened::Seal)?);
         serde_json::from_slice(&plain).map_err(|_| Unopened::Format)
     }
 }
@@ -210,6 +259,24 @@ fn bound_to(account: &AccountName, version: i64) -> Vec<u8> {
     bound.extend_from_slice(&version.to_be_bytes());
     bound.extend_from_slice(account.as_str().as_bytes());
     bound
+}
+
+/// Keys apart by white space or commas: at least one.
+fn parse_all(text: &str) -> Option<Vec<OneKey>> {
+    let texts = text.split(|char: char| char.is_whitespace() || char == ',');
+    let keys: Option<Vec<_>> = texts.filter(|text| !text.is_empty()).map(parse).collect();
+    keys.filter(|keys| !keys.is_empty())
+}
+
+fn told(path: &Path, reason: String) -> Error {
+    Error::Key {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+fn not_written(error: &std::io::Error) -> String {
+    format!("cannot be written: {error}; let the daemon's user write to its folder")
 }
 
 /// 32 octets from hex or any usual base64.
@@ -235,16 +302,21 @@ fn parse(text: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
     Some(key)
 }
 
-fn read_or_make(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, String> {
+fn read_or_make(path: &Path) -> Result<Vec<OneKey>, String> {
     match std::fs::metadata(path) {
         Ok(metadata) => read(path, &metadata),
-        Err(error) if error.kind() == ErrorKind::NotFound => make(path)
-            .map_err(|e| format!("cannot be made: {e}; let the daemon's user write to its folder")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let made = random().and_then(|key| {
+                let keys = vec![key];
+                write(path, &keys).map(|()| keys)
+            });
+            made.map_err(|error| not_written(&error))
+        }
         Err(error) => Err(format!("{error}; let the daemon's user read it")),
     }
 }
 
-fn read(path: &Path, metadata: &std::fs::Metadata) -> Result<Zeroizing<[u8; KEY_LEN]>, String> {
+fn read(path: &Path, metadata: &std::fs::Metadata) -> Result<Vec<OneKey>, String> {
     if !metadata.is_file() || metadata.len() > KEY_FILE_MAX {
         return Err("not a key file; name another file, one is made when missing".to_owned());
     }
@@ -261,22 +333,28 @@ fn read(path: &Path, metadata: &std::fs::Metadata) -> Result<Zeroizing<[u8; KEY_
         return Err("it belongs to another user; make it the daemon's own".to_owned());
     }
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|e| e.to_string())?);
-    parse(&text).ok_or_else(|| {
+    parse_all(&text).ok_or_else(|| {
         "it does not hold 32 octets in hex or base64; restore it from a backup, or move it away \
          and sign in every account again"
             .to_owned()
     })
 }
 
-/// Makes the file whole or not at all: beside its place first, synced, then moved.
-fn make(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, std::io::Error> {
+fn random() -> Result<OneKey, std::io::Error> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
     getrandom::fill(key.as_mut()).map_err(std::io::Error::other)?;
-    let mut text = Zeroizing::new(String::with_capacity(2 * KEY_LEN + 1));
-    for octet in key.iter() {
-        text.push_str(&format!("{octet:02x}"));
+    Ok(key)
+}
+
+/// Writes the file whole or not at all: beside its place first, synced, then moved.
+fn write(path: &Path, keys: &[OneKey]) -> Result<(), std::io::Error> {
+    let mut text = Zeroizing::new(String::with_capacity(keys.len() * (2 * KEY_LEN + 1)));
+    for key in keys {
+        for octet in key.iter() {
+            text.push_str(&format!("{octet:02x}"));
+        }
+        text.push('\n');
     }
-    text.push('\n');
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -291,8 +369,7 @@ fn make(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, std::io::Error> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
-    std::fs::File::open(folder)?.sync_all()?;
-    Ok(key)
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -302,7 +379,7 @@ mod tests {
     use super::*;
 
     fn sealer(octet: u8) -> Sealer {
-        Sealer(Zeroizing::new([octet; KEY_LEN]))
+        Sealer(vec![Zeroizing::new([octet; KEY_LEN])])
     }
 
     fn record(token: &str) -> Record {

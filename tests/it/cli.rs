@@ -195,6 +195,7 @@ fn verbs() {
         assert_eq!(sink.nth(1).to, ["someone@example.org"]);
         site.cli(&["healthcheck"]);
         site.cli(&["reload"]);
+        site.cli(&["rotate-key"]);
         site.cli(&["check"]);
         assert_eq!(site.run(&["queue", "fold"]).status.code(), Some(2));
         assert_eq!(
@@ -204,6 +205,7 @@ fn verbs() {
             Some(1)
         );
     }
+    site.cli(&["rotate-key"]);
     let output = site.run(&["queue", "list"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(site.run(&["healthcheck"]).status.code(), Some(1));

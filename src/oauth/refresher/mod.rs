@@ -82,6 +82,11 @@ pub(super) enum Command {
     SignOut {
         reply: oneshot::Sender<Result<bool, Error>>,
     },
+    /// Seal the record with the first key of this sealer; whether it is stored so.
+    Reseal {
+        sealer: Arc<Sealer>,
+        reply: oneshot::Sender<bool>,
+    },
     /// The configuration changed.
     Configure {
         profile: Arc<Profile>,
@@ -282,6 +287,10 @@ impl Refresher {
                 let answer = self.sign_out().await;
                 answer_to(reply, answer);
             }
+            Command::Reseal { sealer, reply } => {
+                let stored = self.reseal(sealer).await;
+                answer_to(reply, stored);
+            }
             Command::Configure { profile, sealer } => self.configure(profile, sealer).await,
         }
     }
@@ -418,6 +427,18 @@ impl Refresher {
                 slot.busy = false;
             });
         }
+    }
+
+    /// Stores the record under another key, the generation before it as well: what an old key opens
+    /// is of no use once that key is gone.
+    async fn reseal(&mut self, sealer: Arc<Sealer>) -> bool {
+        self.sealer = sealer;
+        if let Some(record) = self.record.as_ref().filter(|_| !self.locked) {
+            let name = &self.profile.name;
+            self.sealed = self.sealer.seal(name, self.version, record);
+            self.save().await;
+        }
+        self.save_at.is_none()
     }
 
     async fn configure(&mut self, profile: Arc<Profile>, sealer: Arc<Sealer>) {

@@ -3,6 +3,7 @@
 mod discovering;
 mod grants;
 mod identifying;
+mod keys;
 mod provider;
 mod refreshing;
 mod signing_in;
