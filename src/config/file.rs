@@ -13,7 +13,7 @@ use url::Url;
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
     leaf::{BounceTo, Embedded, Hidden, Mechanism, OverSmtp, QueueFirst, TcpAddress},
-    secret_source::SecretSource,
+    secret_source::{ProxySource, SecretSource},
     units::ByteSize,
 };
 use crate::{
@@ -127,7 +127,7 @@ section! {
         redirect_url: Field<Url>,
         scope: Field<String>,
         ca_file: Field<PathBuf>,
-        proxy: Field<SecretSource>,
+        proxy: Field<ProxySource>,
         client_authentication: Field<ClientAuthentication>,
     }
 }

@@ -68,6 +68,37 @@ impl Leaf for SecretSource {
     }
 }
 
+impl AsRef<Self> for SecretSource {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+/// Where a proxy's URL comes from. It is a secret for the login that may stand in it; without one it
+/// is none.
+#[derive(Debug, Clone)]
+pub(super) struct ProxySource(SecretSource);
+
+impl Leaf for ProxySource {
+    const REMEDY: &'static str =
+        "write \"http://HOST:PORT\", or a source as { env = \"HTTPS_PROXY\" } or { file = \"..\" }";
+    const SECRET: bool = true;
+
+    fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
+        SecretSource::parse(raw).map(Self)
+    }
+
+    fn is_literal_secret(&self) -> bool {
+        matches!(&self.0, SecretSource::Text(url) if url.expose().contains('@'))
+    }
+}
+
+impl AsRef<SecretSource> for ProxySource {
+    fn as_ref(&self) -> &SecretSource {
+        &self.0
+    }
+}
+
 impl SecretSource {
     fn parse_table(table: &Dict, raw: &Raw<'_>) -> Result<Self, Wrong> {
         let mut entries = table.iter();

@@ -186,6 +186,8 @@ fn no_problem_shows_a_secret() {
         "[provider.p]\nkind = 1\nclient_secret = [\"canary\"]",
         "[provider.p]\nclient_secret = { fiel = \"canary\" }",
         "[provider]\np = \"canary\"",
+        "[provider.p]\nproxy = \"socks5://u:canary@proxy.example\"",
+        "[provider.p]\nproxy = \"http://u:canary@proxy.example/x\"",
         "[store]\nkey = 1\nurl = \"postgres://user:canary@host/db\"",
         "[store]\nurl = \"mysql://user:canary@host/db\"",
         "[notify]\nwebhook = \"https://hooks.example/canary\"",
@@ -420,10 +422,19 @@ fn a_proxy_is_taken_from_where_secrets_come_from() {
         "[provider.p]\nkind = \"google\"\nclient_id = \"x\"\nproxy = { env = \"HTTPS_PROXY\" }\n";
     let config = load_in(text, &[("HTTPS_PROXY", "http://me:canary@proxy:3128")]).unwrap();
     assert!(config.oauth.providers["p"].proxy.is_some());
+    let warned = config.warnings.join("\n");
+    assert!(
+        warned.contains("in clear") && !warned.contains("canary"),
+        "{warned}"
+    );
+    // Without its scheme, as some write it; without a login nothing of it is secret.
+    let config = load_in(text, &[("HTTPS_PROXY", "proxy:3128")]).unwrap();
+    assert!(config.oauth.providers["p"].proxy.is_some());
+    assert!(!config.warnings.join("\n").contains("in clear"));
     let wrong = load_in(text, &[("HTTPS_PROXY", "socks5://me:canary@proxy:1080")]).unwrap_err();
     let wrong = wrong.to_string();
     assert!(
-        wrong.contains("SOCKS is not spoken") && !wrong.contains("canary"),
+        wrong.contains("is a SOCKS proxy, which is not spoken") && !wrong.contains("canary"),
         "{wrong}"
     );
 }

@@ -1,9 +1,10 @@
 //! The one HTTP client. What answers is hostile input until parsed.
 //!
 //! Invariants: no redirect is followed (a secret goes to the configured host and nowhere else), no
-//! proxy is taken from the environment (one that is configured sees a tunnel), nothing is decompressed, a whole exchange ends within
-//! [`EXCHANGE_MAX`] and no more than [`BODY_MAX`] octets of an answer are kept. Credentials travel
-//! over TLS, or in the clear to this very machine.
+//! proxy is taken from the environment (one that is configured sees a tunnel, and nothing of what is
+//! on this machine), nothing is decompressed, a whole exchange ends within [`EXCHANGE_MAX`] and no
+//! more than [`BODY_MAX`] octets of an answer are kept. Credentials travel over TLS, or in the clear
+//! to this very machine.
 
 use std::{
     error::Error as _,
@@ -16,7 +17,7 @@ use jiff::Timestamp;
 use reqwest::{Certificate, ClientBuilder, Request, StatusCode, header, redirect};
 use url::{Host, Url};
 
-use crate::secret::Secret;
+use super::proxy::Proxy;
 
 /// From the first packet to the last octet of the answer. A token endpoint answers in a second;
 /// one that drips must not hold an account's mail for minutes.
@@ -51,13 +52,13 @@ pub enum Error {
     /// Name, connection, TLS or protocol trouble.
     #[error("{0}")]
     Exchange(String),
-    /// The same on the way through a proxy, which may be what failed.
-    #[error("through the proxy {proxy}: {reason}")]
+    /// The proxy cannot be reached, or does not let us through.
+    #[error("{what}")]
     Proxy {
-        /// Host and port.
-        proxy: String,
-        /// What is wrong.
-        reason: String,
+        /// What is wrong; names the proxy.
+        what: String,
+        /// What to do.
+        remedy: String,
     },
     /// Not done within [`EXCHANGE_MAX`].
     #[error("no complete answer within {} seconds", EXCHANGE_MAX.as_secs())]
@@ -65,6 +66,22 @@ pub enum Error {
     /// The answer is longer than [`BODY_MAX`].
     #[error("the answer is longer than {} KiB", BODY_MAX / 1024)]
     TooLarge,
+}
+
+impl Error {
+    /// What to do, where that is known here.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Proxy { remedy, .. } => Some(remedy),
+            Self::CaFile { .. }
+            | Self::Setup(_)
+            | Self::Insecure(_)
+            | Self::Exchange(_)
+            | Self::Timeout
+            | Self::TooLarge => None,
+        }
+    }
 }
 
 /// An answer, body complete.
@@ -145,31 +162,6 @@ pub struct Way<'a> {
     pub proxy: Option<&'a Proxy>,
 }
 
-/// An HTTP proxy, perhaps with a user name and password in its URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proxy(Secret);
-
-impl Proxy {
-    /// Takes `http://[USER:PASSWORD@]HOST[:PORT]`, or `https://` for a proxy that speaks TLS itself.
-    /// `None`: it is neither.
-    #[must_use]
-    pub fn new(url: Secret) -> Option<Self> {
-        let parsed = Url::parse(url.expose()).ok()?;
-        let is_http = matches!(parsed.scheme(), "http" | "https") && parsed.has_host();
-        is_http.then_some(Self(url))
-    }
-
-    /// Host and port: what may be shown.
-    fn name(&self) -> String {
-        let url = Url::parse(self.0.expose()).ok();
-        let name = url.and_then(|url| {
-            let port = url.port_or_known_default()?;
-            Some(format!("{}:{port}", url.host_str()?))
-        });
-        name.unwrap_or_default()
-    }
-}
-
 /// Whom a client trusts and through what it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Trust {
@@ -195,8 +187,7 @@ impl Trust {
 #[derive(Debug, Clone)]
 pub struct Client {
     http: Arc<reqwest::Client>,
-    /// The proxy's name.
-    through: Option<String>,
+    through: Option<Proxy>,
 }
 
 impl Clients {
@@ -216,7 +207,7 @@ impl Clients {
             "http" if is_loopback(url) => Trust::Loopback,
             _ => return Err(Error::Insecure(url.origin().ascii_serialization())),
         };
-        let through = trust.proxy().map(Proxy::name);
+        let through = trust.proxy().cloned();
         if let Some(http) = self.live(&trust) {
             return Ok(Client { http, through });
         }
@@ -260,7 +251,7 @@ impl Client {
     /// One exchange: the request goes out, the whole answer comes back, whatever its status.
     ///
     /// # Errors
-    /// [`Error::Exchange`], [`Error::Timeout`], [`Error::TooLarge`].
+    /// [`Error::Exchange`], [`Error::Proxy`], [`Error::Timeout`], [`Error::TooLarge`].
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection; the server may have acted on the request.
@@ -272,7 +263,8 @@ impl Client {
     }
 
     async fn exchange_untimed(&self, request: Request) -> Result<Response, Error> {
-        let told = |error| told(error, self.through.as_deref());
+        let host = host_and_port(request.url());
+        let told = |error| self.told(&host, error);
         let mut answer = self.http.execute(request).await.map_err(told)?;
         let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let media_type = text(header::CONTENT_TYPE)
@@ -296,6 +288,27 @@ impl Client {
             body,
         })
     }
+
+    /// The proxy that stands between, if one does.
+    #[must_use]
+    pub fn through(&self) -> Option<&Proxy> {
+        self.through.as_ref()
+    }
+
+    /// An error with its causes, without the URL (the caller names the host).
+    fn told(&self, host: &str, error: reqwest::Error) -> Error {
+        let timed_out = error.is_timeout();
+        match &self.through {
+            Some(proxy) => proxy.blamed(host, &chain(&error.without_url()), timed_out),
+            None if timed_out => Error::Timeout,
+            None => Error::Exchange(chain(&error.without_url())),
+        }
+    }
+}
+
+fn host_and_port(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or(443);
+    format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
 /// A client that speaks HTTP over a Unix socket, whatever host a URL names. For the control socket:
@@ -351,10 +364,10 @@ fn build(trust: &Trust) -> Result<reqwest::Client, Error> {
                 None => builder,
             };
             match proxy {
-                Some(proxy) => builder.proxy(
-                    reqwest::Proxy::all(proxy.0.expose())
-                        .map_err(|_| Error::Setup(format!("the proxy {}", proxy.name())))?,
-                ),
+                Some(proxy) => {
+                    let made = proxy.for_all();
+                    builder.proxy(made.ok_or_else(|| Error::Setup(format!("the proxy {proxy}")))?)
+                }
                 None => builder,
             }
         }
@@ -373,21 +386,6 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, Error> {
         return Err(wrong("no certificate in it (PEM)".to_owned()));
     }
     Ok(found)
-}
-
-/// An error with its causes, without the URL (the caller names the host).
-fn told(error: reqwest::Error, through: Option<&str>) -> Error {
-    if error.is_timeout() && through.is_none() {
-        return Error::Timeout;
-    }
-    let reason = chain(&error.without_url());
-    match through {
-        Some(proxy) => Error::Proxy {
-            proxy: proxy.to_owned(),
-            reason,
-        },
-        None => Error::Exchange(reason),
-    }
 }
 
 fn chain(error: &reqwest::Error) -> String {
@@ -520,70 +518,5 @@ mod tests {
             let wait = RetryAfter::parse(value).map(|r| r.wait(now).as_secs());
             assert_eq!(wait, seconds, "{value}");
         }
-    }
-
-    /// A proxy that answers CONNECT with `answer`; what it was asked.
-    async fn proxy(answer: &'static str) -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (tell, asked) = tokio::sync::oneshot::channel();
-        Tasks::new().spawn("test_proxy", async move {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let mut request = [0; 4096];
-            let read = socket.read(&mut request).await.unwrap();
-            socket.write_all(answer.as_bytes()).await.unwrap();
-            let text = String::from_utf8_lossy(&request[..read]).into_owned();
-            tell.send(text).unwrap_or_default();
-        });
-        (address, asked)
-    }
-
-    #[tokio::test]
-    async fn a_proxy_gets_a_tunnel_request_and_is_named_when_it_refuses() {
-        for answer in [
-            "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n",
-            "HTTP/1.1 403 Forbidden\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n",
-        ] {
-            let (address, asked) = proxy(answer).await;
-            let url = Url::parse("https://login.example.com/token").unwrap();
-            let proxy = Proxy::new(Secret::new(format!("http://me:canary@{address}"))).unwrap();
-            let way = Way {
-                ca_file: None,
-                proxy: Some(&proxy),
-            };
-            let client = Clients::default().client(&url, way).await.unwrap();
-            let request = Request::new(reqwest::Method::POST, url);
-            let refused = client.exchange(request).await.unwrap_err().to_string();
-            assert!(
-                refused.contains(&format!("through the proxy {address}")),
-                "{refused}"
-            );
-            assert!(!refused.contains("canary"), "{refused}");
-            let asked = asked.await.unwrap();
-            assert!(
-                asked.starts_with("CONNECT login.example.com:443 HTTP/1.1\r\n"),
-                "{asked}"
-            );
-            assert!(
-                asked.to_lowercase().contains("proxy-authorization: basic"),
-                "{asked}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_on_this_machine_is_reached_without_a_proxy() {
-        let head = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-        let address = server(head, b"", Duration::ZERO).await;
-        let proxy = Proxy::new(Secret::new("http://127.0.0.1:1")).unwrap();
-        let url = Url::parse(&format!("http://{address}/")).unwrap();
-        let way = Way {
-            ca_file: None,
-            proxy: Some(&proxy),
-        };
-        let client = Clients::default().client(&url, way).await.unwrap();
-        let request = Request::new(reqwest::Method::GET, url);
-        assert!(client.exchange(request).await.is_ok());
-        assert_eq!(Proxy::new(Secret::new("socks5://127.0.0.1:1")), None);
     }
 }

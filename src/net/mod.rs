@@ -2,5 +2,6 @@
 
 pub mod dial;
 pub mod http;
+pub mod proxy;
 pub mod tasks;
 pub mod tls;

@@ -221,8 +221,8 @@ async fn fetch(
     let mut missing = None;
     for url in well_known(&named) {
         let trouble = |error: http::Error| {
-            let reason = format!("the provider's metadata at {url} cannot be fetched: {error}");
-            error::trouble("unreachable", reason)
+            let what = format!("the provider's metadata at {url} cannot be fetched");
+            error::unreachable(&what, &error)
         };
         let client = clients.client(&url, provider.way()).await;
         let request = Request::new(Method::GET, url.clone());

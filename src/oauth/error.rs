@@ -12,7 +12,10 @@ use super::{
     },
     response::Refusal,
 };
-use crate::mail::AccountName;
+use crate::{mail::AccountName, net::http};
+
+/// The code of trouble at the proxy on the way, which has a remedy of its own.
+pub(super) const PROXY: &str = "proxy";
 
 /// A failed exchange with a provider, judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +121,16 @@ fn transient() -> (Severity, &'static str, &'static str) {
         "the provider cannot answer now",
         "nothing: it is tried again by itself",
     )
+}
+
+/// No answer came: `what` failed with this error.
+pub(super) fn unreachable(what: &str, error: &http::Error) -> Box<Failure> {
+    let mut failure = trouble("unreachable", format!("{what}: {error}"));
+    if let Some(remedy) = error.remedy() {
+        PROXY.clone_into(&mut failure.code);
+        remedy.clone_into(&mut failure.diagnosis.remedy);
+    }
+    failure
 }
 
 /// Trouble on the way to the provider or with the form of its answer: always transient.

@@ -553,7 +553,8 @@ impl Grants {
         profile: &'p Profile,
         client: Result<Client, http::Error>,
     ) -> Result<Exchange<'p>, Box<Failure>> {
-        let client = client.map_err(|error| error::trouble("unreachable", error.to_string()))?;
+        let client =
+            client.map_err(|error| error::unreachable("no request can be made", &error))?;
         Ok(Exchange {
             profile,
             client,
@@ -656,8 +657,8 @@ struct Seen {
 enum Unanswered {
     #[error(transparent)]
     Http(#[from] http::Error),
-    #[error("the provider answered HTTP {0} with something other than JSON")]
-    Form(u16),
+    #[error("the provider answered HTTP {status} with something other than JSON{through}")]
+    Form { status: u16, through: String },
     #[error("the provider answered HTTP {0}")]
     Busy(u16),
     #[error("{0}")]
@@ -754,13 +755,13 @@ impl Exchange<'_> {
     ) -> Result<(), Unanswered> {
         let status = seen.status;
         if !answer.is_json() {
-            return Err(Unanswered::Form(status));
+            return Err(self.malformed(status));
         }
         if status == 200 {
             return Ok(());
         }
         let mut refusal: Refusal =
-            serde_json::from_slice(&answer.body).map_err(|_| Unanswered::Form(status))?;
+            serde_json::from_slice(&answer.body).map_err(|_| self.malformed(status))?;
         refusal.blot(secrets);
         let severity = self.profile.judge(status, &refusal).severity;
         let asked_to_wait = matches!(
@@ -773,6 +774,17 @@ impl Exchange<'_> {
             Err(Unanswered::Busy(status))
         } else {
             Ok(())
+        }
+    }
+
+    /// A proxy that reads TLS may have answered in the provider's place.
+    fn malformed(&self, status: u16) -> Unanswered {
+        let proxy = self.client.through();
+        let through =
+            proxy.map(|proxy| format!(", through the proxy {proxy}, which may have said it"));
+        Unanswered::Form {
+            status,
+            through: through.unwrap_or_default(),
         }
     }
 
@@ -806,10 +818,9 @@ impl Exchange<'_> {
             .clone();
         let mut failure = match (error, &seen.refusal) {
             (_, Some(refusal)) => self.profile.judge(seen.status, refusal),
-            (RequestTokenError::Request(Unanswered::Http(error)), None) => error::trouble(
-                "unreachable",
-                format!("the provider cannot be reached: {error}"),
-            ),
+            (RequestTokenError::Request(Unanswered::Http(error)), None) => {
+                error::unreachable("the provider cannot be reached", &error)
+            }
             (RequestTokenError::Request(Unanswered::Key(error)), None) => {
                 self.profile.unsigned(&error)
             }

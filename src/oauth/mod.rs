@@ -40,10 +40,7 @@ use vault::Vault;
 use crate::{
     clock::Clock,
     mail::AccountName,
-    net::{
-        http::{Proxy, Way},
-        tasks::Tasks,
-    },
+    net::{http::Way, proxy::Proxy, tasks::Tasks},
     secret::Secret,
     store::Store,
     telemetry::Metrics,

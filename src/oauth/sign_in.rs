@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use super::{
     Diagnosis,
     discovery::{AnswersAs, Endpoints},
-    error::{Failure, Severity},
+    error::{self, Failure, Severity},
     grant::Profile,
     response::Refusal,
 };
@@ -205,7 +205,7 @@ pub(super) fn timed_out() -> Diagnosis {
 /// A failure of a sign-in in words for a person who waits: nothing is tried again by itself here.
 pub(super) fn told(failure: Failure) -> Diagnosis {
     let mut diagnosis = failure.diagnosis;
-    if failure.severity == Severity::Transient {
+    if failure.severity == Severity::Transient && failure.code != error::PROXY {
         diagnosis.remedy =
             "begin the sign-in again in a minute; if it stays, check the provider's URLs"
                 .to_owned();

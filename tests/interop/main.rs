@@ -11,5 +11,7 @@
 mod support;
 
 mod clients;
+mod network;
 mod oauth;
+mod proxy;
 mod rig;

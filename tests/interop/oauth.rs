@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use crate::{
-    rig::{Dovecot, Provider, Tinyproxy, certificates, file},
+    rig::{Dovecot, Provider, certificates, file},
     support::{
         eventually, free_address, login::Login, mail::message, program, relay::Site, scratch,
         sink::Sink, within,
@@ -308,50 +308,6 @@ fn https_redirect() {
         .output()
         .unwrap();
     assert_eq!(plain.stdout, b"000", "nothing is answered in clear");
-}
-
-/// Tokens come through a proxy that wants a password, from a provider whose authority only `ca_file`
-/// knows; a proxy that refuses is named.
-#[test]
-fn http_proxy() {
-    let dir = scratch();
-    certificates(dir.path());
-    let file = |name: &str| dir.path().join(name).display().to_string();
-    let (certificate, key) = (file("cert.pem"), file("key.pem"));
-    let provider = Provider::start(&[
-        ("HOST_NAME", "0.0.0.0"),
-        ("TLS_CERT", certificate.as_str()),
-        ("TLS_KEY", key.as_str()),
-    ]);
-    let proxy = Tinyproxy::start();
-    let sink = Sink::start();
-    let port = provider.address.port();
-    let site = Site::new(&format!(
-        "[provider.rig]\nkind = \"custom\"\nissuer = \"https://0.0.0.0:{port}\"\n\
-         client_id = \"relay\"\nclient_secret = \"relay-secret\"\nscope = \"smtp\"\n\
-         ca_file = \"{}\"\nproxy = \"http://relay:wrong@{}\"\n\
-         [account.alerts]\nprovider = \"rig\"\nmailbox = \"{MAILBOX}\"\n\
-         grant = \"client_credentials\"\n[account.alerts.smtp]\nhost = \"127.0.0.1\"\n\
-         port = {}\ntls = \"none\"\n",
-        file("ca.pem"),
-        proxy.address,
-        sink.address.port()
-    ));
-    let relay = site.start();
-    let account = site.wait_account("alerts", "retrying");
-    let reason = account["reason"].as_str().unwrap();
-    let named = format!("through the proxy {}", proxy.address);
-    assert!(
-        reason.contains(&named) && !reason.contains("wrong"),
-        "{reason}"
-    );
-    drop(relay);
-    site.edit("relay:wrong@", "relay:canary-proxy@");
-    let _relay = site.start();
-    let account = site.wait_account("alerts", "ready");
-    assert!(account["token_expires_at"].is_string(), "{account}");
-    let log = proxy.log();
-    assert!(log.contains(&format!("CONNECT 0.0.0.0:{port}")), "{log}");
 }
 
 /// Mail accepted before anybody signed in waits, and flows by itself after the browser came back to

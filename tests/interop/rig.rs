@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -42,8 +42,13 @@ fn wait_listening(process: &mut Process, address: SocketAddr) {
 }
 
 /// Writes `ca.pem`, `cert.pem` and `key.pem`: an authority of its own and a server certificate for
-/// `localhost`, `127.0.0.1` and `0.0.0.0`.
+/// `localhost` and `127.0.0.1`.
 pub(crate) fn certificates(dir: &Path) {
+    certificates_for(dir, &["localhost", "127.0.0.1"]);
+}
+
+/// As [`certificates`], for other names.
+pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     // Equal names would make the server's certificate look self-signed.
     authority
@@ -53,13 +58,10 @@ pub(crate) fn certificates(dir: &Path) {
     let authority_key = KeyPair::generate().unwrap();
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = Issuer::new(authority, authority_key);
-    // The last one leads here as well and is not known for it: a proxy gets to see it.
-    let names = ["localhost", "127.0.0.1", "0.0.0.0"].map(str::to_owned);
-    let names = names.to_vec();
+    let subject = *names.first().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut server = CertificateParams::new(names).unwrap();
-    server
-        .distinguished_name
-        .push(DnType::CommonName, "localhost");
+    server.distinguished_name.push(DnType::CommonName, subject);
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().unwrap();
     let certificate = server.signed_by(&key, &issuer).unwrap();
@@ -81,8 +83,12 @@ pub(crate) struct Provider {
 impl Provider {
     /// Starts it. `settings`: its environment, see `rig/oidc.mjs`.
     pub(crate) fn start(settings: &[(&'static str, &str)]) -> Self {
+        Self::start_at(free_address(), settings)
+    }
+
+    /// As [`Provider::start`], at this address: beyond loopback with `TLS_CERT` and `TLS_KEY`.
+    pub(crate) fn start_at(address: SocketAddr, settings: &[(&'static str, &str)]) -> Self {
         let dir = scratch();
-        let address = free_address();
         let settings = settings
             .iter()
             .map(|(key, value)| (*key, (*value).to_owned()))
@@ -109,6 +115,7 @@ impl Provider {
         let mut command = Command::new(program("node", "nodejs (20 or newer)"));
         command
             .arg(file("oidc.mjs"))
+            .env("HOST", address.ip().to_string())
             .env("PORT", address.port().to_string());
         for (key, value) in settings {
             command.env(key, value);
@@ -150,7 +157,7 @@ impl Provider {
 
     /// The provider table of a configuration that uses it.
     pub(crate) fn table(&self) -> String {
-        let url = format!("http://{}", self.address);
+        let url = self.issuer();
         format!(
             "[provider.rig]\nkind = \"custom\"\nclient_id = \"relay\"\n\
              client_secret = \"relay-secret\"\nauthorization_url = \"{url}/auth\"\n\
@@ -158,6 +165,13 @@ impl Provider {
              redirect_url = \"http://@CONSOLE@/authorization/smtp_oauth/\"\n\
              scope = \"openid offline_access smtp\"\n"
         )
+    }
+
+    /// Its name of itself.
+    pub(crate) fn issuer(&self) -> String {
+        let is_tls = self.settings.iter().any(|(key, _)| *key == "TLS_CERT");
+        let scheme = if is_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// As [`Provider::table`], by the issuer's name alone: everything else is asked of it.
@@ -169,12 +183,14 @@ impl Provider {
         };
         let lines = by_urls.lines().filter(|line| !is_url(line));
         let rest: String = lines.map(|line| format!("{line}\n")).collect();
-        format!("{rest}issuer = \"http://{}\"\n", self.address)
+        format!("{rest}issuer = \"{}\"\n", self.issuer())
     }
 
     /// Presses through its pages with `rig/pages.py`; what that printed.
     pub(crate) fn press(&self, url: &str, user: &str, options: &[&str]) -> String {
-        Self::press_trusting(None, url, user, options)
+        let certificate = self.settings.iter().find(|(key, _)| *key == "TLS_CERT");
+        let ca_file = certificate.map(|(_, path)| Path::new(path).with_file_name("ca.pem"));
+        Self::press_trusting(ca_file.as_deref(), url, user, options)
     }
 
     /// As [`Provider::press`], in a browser that knows this authority.
@@ -204,7 +220,7 @@ impl Provider {
     }
 }
 
-/// An HTTP proxy (tinyproxy) that wants a user and password.
+/// An HTTP proxy (tinyproxy).
 #[derive(Debug)]
 pub(crate) struct Tinyproxy {
     /// Where it listens.
@@ -214,14 +230,17 @@ pub(crate) struct Tinyproxy {
 }
 
 impl Tinyproxy {
-    /// Starts it; it opens tunnels to any port.
-    pub(crate) fn start() -> Self {
+    /// Starts it; it opens tunnels to this port alone, from `from`, for whoever has the login.
+    pub(crate) fn start(port: u16, from: IpAddr, login: Option<(&str, &str)>) -> Self {
         let dir = scratch();
         let address = free_address();
         let configuration = dir.path().join("tinyproxy.conf");
+        let login = login.map(|(user, password)| format!("BasicAuth {user} {password}\n"));
         let text = format!(
-            "Port {}\nListen 127.0.0.1\nAllow 127.0.0.1\nBasicAuth relay canary-proxy\nLogLevel Connect\n",
-            address.port()
+            "Port {}\nListen 127.0.0.1\nAllow 127.0.0.1\nBind {from}\nConnectPort {port}\n\
+             LogLevel Connect\n{}",
+            address.port(),
+            login.unwrap_or_default()
         );
         fs::write(&configuration, text).unwrap();
         let mut command = Command::new(program("tinyproxy", "tinyproxy-bin"));
@@ -236,9 +255,14 @@ impl Tinyproxy {
         }
     }
 
-    /// Everything it said.
-    pub(crate) fn log(&self) -> String {
-        self.process.log()
+    /// How often it was asked for a tunnel.
+    pub(crate) fn tunnels(&self) -> usize {
+        self.process.log().matches("CONNECT 10.203.0.1:").count()
+    }
+
+    /// Stops it.
+    pub(crate) fn stop(&mut self) {
+        self.process.kill();
     }
 }
 

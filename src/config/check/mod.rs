@@ -94,8 +94,8 @@ pub(super) fn check(
 
 impl Checker<'_> {
     /// Reads a secret; why it cannot be read is reported.
-    fn secret(&mut self, field: &Field<SecretSource>) -> Option<Secret> {
-        match field.get()?.resolve(self.variables) {
+    fn secret(&mut self, field: &Field<impl AsRef<SecretSource>>) -> Option<Secret> {
+        match field.get()?.as_ref().resolve(self.variables) {
             Ok(secret) => Some(secret),
             Err((what, remedy)) => {
                 field.refuse(&mut self.report, what, remedy);

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     admin,
-    config::{field::Field, file, secret_source::SecretSource},
-    net::http::Proxy,
+    config::{field::Field, file, secret_source::ProxySource},
+    net::proxy::Proxy,
     oauth::{
         Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
@@ -238,13 +238,24 @@ impl Checker<'_> {
         }
     }
 
-    fn proxy(&mut self, field: &Field<SecretSource>) -> Option<Proxy> {
-        let proxy = self.secret(field).map(Proxy::new)?;
-        if proxy.is_none() {
-            let remedy = "write it as \"http://proxy.example.com:3128\" (SOCKS is not spoken)";
-            field.refuse(&mut self.report, "is no http:// or https:// proxy", remedy);
+    /// The way to the provider.
+    fn proxy(&mut self, field: &Field<ProxySource>) -> Option<Proxy> {
+        let given = self.secret(field)?;
+        let proxy = match Proxy::parse(given.expose()) {
+            Ok(proxy) => proxy,
+            Err((what, remedy)) => {
+                field.refuse(&mut self.report, what, remedy);
+                return None;
+            }
+        };
+        if proxy.sends_password_in_clear() {
+            let key = &field.at.shown;
+            self.report.warning(format!(
+                "{key}: the password for {proxy} crosses the network in clear: use https:// if the \
+                 proxy speaks TLS"
+            ));
         }
-        proxy
+        Some(proxy)
     }
 
     /// The provider's name of itself: a URL (RFC 8414 §2), of which every octet counts.

@@ -1,7 +1,8 @@
-// A certified OAuth server (npm oidc-provider) for tests, on loopback. One line a fact on standard output.
-//   PORT=9400 [CLIENT_CERT=cert.pem] [HOST_NAME=0.0.0.0 TLS_CERT=cert.pem TLS_KEY=key.pem]
+// A certified OAuth server (npm oidc-provider) for tests. One line a fact on standard output.
+//   PORT=9400 [HOST=127.0.0.1] [TLS_CERT=cert.pem TLS_KEY=key.pem] [CLIENT_CERT=cert.pem]
 //   [AT_TTL=3600] [MAILBOX=app@example.test] [REDIRECTS=http://...,http://...]
-//   [EMAIL_IN=userinfo|id_token] node oidc.mjs
+//   [EMAIL_IN=userinfo|id_token] [ONLY_FROM=10.203.0.2] node oidc.mjs
+// ONLY_FROM: the only peer whose token requests are answered.
 // EMAIL_IN: where whoever signed in is named, when the scope `email` is asked for.
 import { Provider } from 'oidc-provider';
 import { X509Certificate } from 'node:crypto';
@@ -11,7 +12,7 @@ import { createServer as createSecureServer } from 'node:https';
 
 const port = Number(process.env.PORT);
 const tls = process.env.TLS_CERT && { cert: readFileSync(process.env.TLS_CERT), key: readFileSync(process.env.TLS_KEY) };
-const host = process.env.HOST_NAME || '127.0.0.1';
+const host = process.env.HOST || '127.0.0.1';
 const issuer = `${tls ? 'https' : 'http'}://${host}:${port}`;
 const ttl = Number(process.env.AT_TTL || 3600);
 const mailbox = process.env.MAILBOX || 'app@example.test';
@@ -84,4 +85,11 @@ provider.on('grant.revoked', () => say('grant-revoked'));
 provider.on('refresh_token.consumed', () => say('refresh-token-consumed'));
 provider.on('introspection.error', (ctx, error) => say('introspection-error', error.message));
 provider.on('server_error', (ctx, error) => say('server-error', error.stack));
-(tls ? createSecureServer(tls, provider.callback()) : createServer(provider.callback())).listen(port, '127.0.0.1', () => say('up', issuer));
+const answer = provider.callback();
+const guarded = (req, res) => {
+  const peer = req.socket.remoteAddress;
+  if (req.url !== '/token' || !process.env.ONLY_FROM || peer === process.env.ONLY_FROM) return answer(req, res);
+  say('token-asked-by', peer);
+  return res.writeHead(403, { 'content-type': 'text/html' }).end('<html>not you</html>');
+};
+(tls ? createSecureServer(tls, guarded) : createServer(guarded)).listen(port, host, () => say('up', issuer));
