@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     delivery::{self, ProbeStep},
     mail::{AccountName, BodyType, Notify, QueueId, Ret},
-    oauth::{self, Diagnosis, Grant},
+    oauth::{self, Diagnosis, Grant, Warning},
     queue::Operation,
     store::{self, EntryState, RecipientState},
 };
@@ -52,6 +52,8 @@ pub struct Account {
     pub token_expires_at: Option<Timestamp>,
     /// When it was last refreshed.
     pub last_refresh_at: Option<Timestamp>,
+    /// What will end by itself, told well before.
+    pub warnings: Vec<Warning>,
     /// Messages that wait for delivery.
     pub queued: u64,
 }
@@ -92,6 +94,7 @@ impl Account {
         now: Timestamp,
     ) -> Self {
         let held = lane.as_ref().and_then(|lane| lane.held.clone());
+        let warnings = token.as_ref().map(|token| token.warnings.clone());
         let (token_state, token_trouble, token_expires_at, last_refresh_at) = match token {
             Some(token) => (
                 Some(token.state),
@@ -122,6 +125,7 @@ impl Account {
             remedy,
             token_expires_at,
             last_refresh_at,
+            warnings: warnings.unwrap_or_default(),
             queued,
         }
     }
@@ -538,6 +542,7 @@ mod tests {
             diagnosis: (state != State::Ready).then(|| diagnosis("token")),
             token_expires_at: Some(at(3600)),
             last_refresh_at: None,
+            warnings: Vec::new(),
         });
         let lane = LaneStatus {
             held,
@@ -586,7 +591,7 @@ mod tests {
             "name": "alerts", "mailbox": "alerts@contoso.com", "provider": "contoso",
             "grant": "authorization_code", "transport": "smtp", "state": "ready",
             "reason": null, "remedy": null, "token_expires_at": "1970-01-01T01:00:00Z",
-            "last_refresh_at": null, "queued": 3,
+            "last_refresh_at": null, "warnings": [], "queued": 3,
         });
         assert_eq!(json, wanted);
     }

@@ -67,6 +67,10 @@ fn table(accounts: &[Account], now: Timestamp) -> Table {
         if let Some(remedy) = &account.remedy {
             table.remark(&format!("-> {remedy}"));
         }
+        for warning in &account.warnings {
+            table.remark(&warning.reason);
+            table.remark(&format!("-> {}", warning.remedy));
+        }
     }
     table
 }

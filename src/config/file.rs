@@ -8,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 use figment::value::Value;
 use ipnet::IpNet;
+use jiff::civil::Date;
 use url::Url;
 
 use super::{
@@ -114,6 +115,7 @@ section! {
         cloud: Field<Cloud>,
         client_id: Field<String>,
         client_secret: Field<SecretSource>,
+        client_secret_expires: Field<Date>,
         client_certificate_file: Field<PathBuf>,
         client_key_file: Field<PathBuf>,
         issuer: Field<String>,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use jiff::civil::Date;
 use url::Url;
 
 use super::{
@@ -62,6 +63,18 @@ impl Leaf for PathBuf {
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
         raw.text().map(|text| raw.path(text))
+    }
+}
+
+impl Leaf for Date {
+    const REMEDY: &'static str = "write it as \"2027-05-31\"";
+
+    fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
+        let wrong = |_| Wrong::new("is not a date");
+        raw.text()
+            .map_err(|_| Wrong::new("is not a date"))?
+            .parse()
+            .map_err(wrong)
     }
 }
 

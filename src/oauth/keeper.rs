@@ -19,7 +19,7 @@ use url::Url;
 
 use super::{
     AccessToken, Config, Diagnosis, Error, Grant, Key, Reached, Rotated, Service, SignIn, Status,
-    TokenError,
+    TokenError, expiry,
     grant::{Grants, Profile, authorization_url},
     identity::{Refused, Stranger},
     refresher::{self, Beginning, Command, Handle, Parts, Serve},
@@ -327,8 +327,12 @@ impl Keeper {
 
     pub(super) fn status(&self, account: &AccountName) -> Option<Status> {
         let handle = self.handle(account)?;
-        let status = handle.view.borrow().status(Instant::now());
-        Some(status)
+        let view = handle.view.borrow();
+        let warnings = expiry::warnings(&handle.profile, view.consent, self.parts.clock.now());
+        Some(Status {
+            warnings,
+            ..view.status(Instant::now())
+        })
     }
 
     pub(super) fn redirect_urls(&self) -> Vec<Url> {

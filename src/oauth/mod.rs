@@ -13,6 +13,7 @@ mod assertion;
 mod discovery;
 mod error;
 mod error_table;
+mod expiry;
 mod grant;
 mod identity;
 mod inspect;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
+pub use expiry::Warning;
 pub use inspect::{Reached, TokenFacts};
 use vault::Vault;
 
@@ -109,8 +111,12 @@ pub struct Provider {
     /// What the provider calls itself (`iss`), exactly, where that is known. At a custom provider it
     /// stands for discovery: the issuer's own metadata fills in the URLs that are not given here.
     pub issuer: Option<String>,
+    /// When the secret expires, if its owner has told: no provider does.
+    pub client_secret_expires_at: Option<Timestamp>,
     /// The key of [`ClientAuthentication::PrivateKeyJwt`].
     pub client_key: Option<ClientKey>,
+    /// When its certificate expires, as of the last reload.
+    pub certificate_expires_at: Option<Timestamp>,
     /// The key of [`Grant::ServiceAccount`].
     pub service_account: Option<ServiceAccount>,
     /// The token that stands for the client with [`Grant::WorkloadIdentity`]; its platform keeps it
@@ -311,6 +317,8 @@ pub struct Status {
     pub token_expires_at: Option<Timestamp>,
     /// When it was last refreshed.
     pub last_refresh_at: Option<Timestamp>,
+    /// What will end by itself, told well before.
+    pub warnings: Vec<Warning>,
 }
 
 /// A sign-in that has begun.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
+use jiff::{Timestamp, tz::TimeZone};
 use url::Url;
 
 use super::{Checker, provider::SHARED_TENANTS};
@@ -204,6 +205,25 @@ impl Checker<'_> {
                 field.required(&mut self.report, remedy)
             }
         }
+    }
+
+    /// When the client's secret expires.
+    pub(super) fn client_secret_expires_at(
+        &mut self,
+        section: &file::Provider,
+    ) -> Option<Timestamp> {
+        let field = &section.client_secret_expires;
+        let date = field.copied()?;
+        if section.client_secret.is_absent() {
+            let remedy = "add client_secret, or take it out";
+            field.refuse(
+                &mut self.report,
+                "means nothing without client_secret",
+                remedy,
+            );
+        }
+        let midnight = date.to_zoned_datetime(TimeZone::UTC).ok()?;
+        Some(midnight.timestamp())
     }
 
     /// The key that signs assertions; one that cannot sign is told now, not at the first request.

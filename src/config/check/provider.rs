@@ -154,6 +154,10 @@ impl Checker<'_> {
             tenant_id: section.tenant.get().filter(|tenant| is_id(tenant)).cloned(),
             // Other URLs than the preset's are another provider's, which calls itself otherwise.
             issuer: issuer.or_else(|| preset.issuer.filter(|_| is_preset).map(str::to_owned)),
+            client_secret_expires_at: self.client_secret_expires_at(section),
+            certificate_expires_at: client_key
+                .as_ref()
+                .and_then(|key| key.expires_at().ok().flatten()),
             client_key,
             service_account,
             federated_token_file: client.federated_token_file(),

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use super::{Live, Refresher, Serve};
 use crate::{
     oauth::{
-        AccessToken, Service, TokenError,
+        AccessToken, Service, TokenError, Warning,
         error::{self, About, Failure, Severity},
+        expiry::{self, Consent},
         identity::{self, Subject},
         response::Granted,
         seal::{Access, Record},
@@ -133,8 +134,9 @@ impl Refresher {
         }
     }
 
-    pub(super) fn hand_out(&self, service: Service, live: Live) {
+    pub(super) fn hand_out(&mut self, service: Service, live: Live) {
         let now = self.parts.clock.now();
+        self.look_ahead(now);
         self.view.send_modify(|view| {
             view.last_refresh_at = Some(now);
             let slot = view.slots.entry(service).or_default();
@@ -144,18 +146,53 @@ impl Refresher {
         });
     }
 
+    /// What is known of the consent.
+    pub(super) fn consent(&self) -> Consent {
+        let record = self.record.as_ref();
+        record.map_or_else(Consent::default, |record| Consent {
+            at: record.consented_at,
+            ends_at: record.consent_ends_at,
+        })
+    }
+
+    /// Tells the log what ends soon, at each step once.
+    fn look_ahead(&mut self, now: Timestamp) {
+        let consent = self.consent();
+        self.view.send_modify(|view| view.consent = consent);
+        let warnings = expiry::warnings(&self.profile, consent, now);
+        let steps: Vec<usize> = warnings.iter().map(|w| expiry::step(w, now)).collect();
+        if steps == self.warned {
+            return;
+        }
+        self.warned = steps;
+        for Warning {
+            reason,
+            remedy,
+            expires_at,
+        } in warnings
+        {
+            tracing::warn!(event = "expires_soon", account = %self.profile.name,
+                provider = %self.profile.provider_name, %expires_at, reason, remedy);
+        }
+    }
+
     /// A request failed: when to try again follows from how, and for which services from what it is
     /// about.
     pub(super) fn refused(&mut self, service: Service, failure: Failure) {
         let Failure {
             severity,
             about,
-            diagnosis,
+            mut diagnosis,
             retry_after,
             code,
             aadsts,
             trace_id,
         } = failure;
+        let (kind, wall) = (self.profile.provider.kind, self.parts.clock.now());
+        if code == "invalid_grant" && self.consent().died_in_testing(kind, wall) {
+            let reason = "Google ended the sign-in after 7 days: the consent screen is in testing";
+            diagnosis = self.profile.diagnosis(reason, expiry::PUBLISH);
+        }
         let now = Instant::now();
         let wait = match severity {
             Severity::Transient => {

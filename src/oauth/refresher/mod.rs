@@ -130,6 +130,8 @@ struct Refresher {
     /// When to try storing again; none: everything is stored.
     save_at: Option<Instant>,
     save_failures: u32,
+    /// How far each warning about what ends has come when it was last told.
+    warned: Vec<usize>,
 }
 
 /// When what happens to the token for one service.
@@ -171,6 +173,7 @@ pub(super) fn start(
         schedules: BTreeMap::new(),
         save_at: None,
         save_failures: 0,
+        warned: Vec::new(),
     };
     let predecessor = beginning.predecessor;
     if predecessor.is_none() {
@@ -323,6 +326,8 @@ impl Refresher {
                 self.view
                     .send_modify(|view| view.last_refresh_at = obtained_at);
                 self.record = Some(opened.record);
+                let consent = self.consent();
+                self.view.send_modify(|view| view.consent = consent);
                 self.locked = false;
                 self.consider();
             }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::oauth::{
-    AccessToken, Diagnosis, Service, State, Status, TokenError, error::Severity, state,
+    AccessToken, Diagnosis, Service, State, Status, TokenError, error::Severity, expiry::Consent,
+    state,
 };
 
 /// An access token that may still live.
@@ -23,6 +24,7 @@ pub(in crate::oauth) struct View {
     /// One for each service of the account.
     pub(in crate::oauth) slots: BTreeMap<Service, Slot>,
     pub(in crate::oauth) last_refresh_at: Option<Timestamp>,
+    pub(in crate::oauth) consent: Consent,
 }
 
 /// How the token for one service stands.
@@ -74,6 +76,7 @@ impl View {
             diagnosis: diagnosis.or_else(|| self.slots.values().find_map(trouble)),
             token_expires_at: best.and_then(|slot| Some(slot.token.as_ref()?.expires_at)),
             last_refresh_at: self.last_refresh_at,
+            warnings: Vec::new(),
         }
     }
 }

@@ -38,7 +38,11 @@ fn alerts() -> AccountName {
 }
 
 fn config(played: &Played, grant: Grant) -> Config {
-    let url = |path: &str| Url::parse(&format!("http://{}{path}", played.address)).unwrap();
+    config_at(played.address, grant)
+}
+
+fn config_at(address: std::net::SocketAddr, grant: Grant) -> Config {
+    let url = |path: &str| Url::parse(&format!("http://{address}{path}")).unwrap();
     let provider = Provider {
         kind: Kind::Custom,
         description: String::new(),
@@ -46,7 +50,9 @@ fn config(played: &Played, grant: Grant) -> Config {
         client_secret: Some(Secret::new("s&cret")),
         client_authentication: ClientAuthentication::Post,
         issuer: None,
+        client_secret_expires_at: None,
         client_key: None,
+        certificate_expires_at: None,
         service_account: None,
         federated_token_file: None,
         managed_identity: None,
@@ -73,6 +79,18 @@ fn config(played: &Played, grant: Grant) -> Config {
         providers: BTreeMap::from([("contoso".to_owned(), provider)]),
         accounts: BTreeMap::from([(alerts(), account)]),
         key: Key::Given(Secret::new(KEY)),
+    }
+}
+
+/// A profile for tests of pure functions.
+pub(super) fn bare_profile(name: AccountName, grant: Grant) -> grant::Profile {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    let config = config_at(address, grant);
+    grant::Profile {
+        name,
+        provider_name: "contoso".to_owned(),
+        provider: config.providers["contoso"].clone(),
+        account: config.accounts[&alerts()].clone(),
     }
 }
 

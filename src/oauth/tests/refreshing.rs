@@ -288,6 +288,44 @@ async fn a_wall_clock_that_jumps_costs_one_refresh_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_google_app_in_testing_is_warned_of_at_once_and_named_when_its_sign_in_dies() {
+    let played = Played::start().await;
+    let mut config = config(&played, Grant::AuthorizationCode);
+    let provider = config.providers.get_mut("contoso").unwrap();
+    provider.kind = Kind::Google;
+    let in_ten_days = NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_hours(240);
+    provider.client_secret_expires_at = Some(in_ten_days);
+    let house = House::furnished(played, Arc::default(), config).await;
+    // What Google says of a consent that ends by itself.
+    let seven_days = r#"{"access_token":"canary-access","refresh_token":"canary-refresh","token_type":"Bearer",
+        "expires_in":3599,"refresh_token_expires_in":604799}"#;
+    house.played.next([Answer::Body(seven_days)]);
+    let state = house.begin().await;
+    let query = format!("code=good&state={state}");
+    assert_eq!(house.oauth.callback(&query).await, Ok(alerts()));
+    let warnings = house.oauth.status(&alerts()).unwrap().warnings;
+    let reasons: Vec<&str> = warnings
+        .iter()
+        .map(|warning| warning.reason.as_str())
+        .collect();
+    assert_eq!(reasons[0], "the client secret expires in 10 days");
+    assert!(
+        reasons[1].contains("consent screen is in testing"),
+        "{reasons:?}"
+    );
+    house.clock.advance(SignedDuration::from_hours(7 * 24));
+    house.played.next([error(400, "invalid_grant")]);
+    assert!(house.token().await.is_err());
+    assert!(
+        house
+            .reason()
+            .contains("after 7 days: the consent screen is in testing"),
+        "{}",
+        house.reason()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn client_credentials_need_nobody() {
     let house = House::new(Grant::ClientCredentials).await;
     assert_eq!(
