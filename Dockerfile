@@ -6,6 +6,9 @@
 #     -v gatepost-state:/var/lib/gatepost -v ./gatepost.toml:/etc/gatepost/gatepost.toml:ro \
 #     -p 127.0.0.1:2525:2525 -p 127.0.0.1:8025:8025 gatepost
 #
+# Sign in with `docker exec -it gatepost gatepost login ACCOUNT`: open the address it prints anywhere, and paste the
+# address of the page that the browser ends at (it need not be reached).
+#
 # In a container the listener must be reachable from the published port: listen on 0.0.0.0 with an
 # `allow` list of the container network, or with `auth = "required"` (see docs/configuration.md).
 FROM rust:1-slim-bookworm AS build

@@ -419,10 +419,14 @@ pub struct SignedIn {
 }
 
 /// How a sign-out went.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SignedOut {
     /// Whether the provider confirmed that the tokens are revoked.
     pub revoked: bool,
+    /// Why it did not.
+    pub reason: Option<String>,
+    /// What is left to do.
+    pub remedy: Option<String>,
 }
 
 /// Who gets the test message.

@@ -154,8 +154,16 @@ impl Client {
     /// # Errors
     /// [`Error`].
     pub async fn sign_in_state(&self, id: &str) -> Result<SignInState, Error> {
+        self.sign_in_state_within(id, SIGN_IN_WAIT_S).await
+    }
+
+    /// As [`Client::sign_in_state`], waiting so many seconds at most.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn sign_in_state_within(&self, id: &str, wait: u64) -> Result<SignInState, Error> {
         let path = format!("/sign-ins/{}", segment(id));
-        self.get(&path, &[("wait", SIGN_IN_WAIT_S)]).await
+        self.get(&path, &[("wait", wait)]).await
     }
 
     /// Hands over a redirect address that a person pasted.

@@ -145,8 +145,14 @@ pub(super) async fn sign_out(
     let signed_out = to_its_end(&shared.parts.tasks, "sign_out", async move {
         oauth.sign_out(&name).await
     });
-    let revoked = signed_out.await.ok_or_else(Problem::lost)??;
-    Ok(Json(SignedOut { revoked }))
+    let unrevoked = signed_out.await.ok_or_else(Problem::lost)??;
+    let revoked = unrevoked.is_none();
+    let (reason, remedy) = unrevoked.map(|left| (left.reason, left.remedy)).unzip();
+    Ok(Json(SignedOut {
+        revoked,
+        reason,
+        remedy,
+    }))
 }
 
 pub(super) async fn test(

@@ -172,7 +172,7 @@ impl Demo {
     async fn sign_in(&self, daemon: &Daemon) -> anyhow::Result<()> {
         let account = AccountName::new(ACCOUNT);
         let begun = daemon.oauth.begin_sign_in(&account, false).await?;
-        let SignIn::Browser { id, url } = begun else {
+        let SignIn::Browser { id, url, .. } = begun else {
             bail!("the relay did not ask for a browser sign-in");
         };
         let link = Url::parse(&url).context("sign-in link")?;

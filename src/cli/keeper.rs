@@ -14,7 +14,7 @@ use super::{
 use crate::{
     admin::{
         CallbackServer, Certificate,
-        api::SignInState,
+        api::{Account, SignInState},
         client::{self, Client},
     },
     clock::{Clock, SystemClock},
@@ -25,6 +25,9 @@ use crate::{
     store::Store,
     telemetry::Metrics,
 };
+
+/// How long the daemon is given to say that a sign-in has just ended.
+const ENDED_WAIT_S: u64 = 1;
 
 /// The keeper of tokens.
 #[derive(Debug)]
@@ -105,6 +108,42 @@ impl Keeper {
         }
     }
 
+    /// How a sign-in has ended, if it has by now.
+    pub(super) async fn ended(&self, id: &str) -> anyhow::Result<Option<Result<(), Diagnosis>>> {
+        match self {
+            Self::Daemon(client) => {
+                let state = client.sign_in_state_within(id, ENDED_WAIT_S).await?;
+                Ok(match state {
+                    SignInState::Pending => None,
+                    SignInState::SignedIn => Some(Ok(())),
+                    SignInState::Refused(diagnosis) => Some(Err(diagnosis)),
+                })
+            }
+            Self::Here(here) => Ok(tokio::select! {
+                biased;
+                result = here.oauth.sign_in_result(id) => Some(result),
+                () = std::future::ready(()) => None,
+            }),
+        }
+    }
+
+    /// The account as a running daemon knows it; `None`: no daemon runs.
+    pub(super) async fn account(&self, name: &AccountName) -> anyhow::Result<Option<Account>> {
+        let Self::Daemon(client) = self else {
+            return Ok(None);
+        };
+        let accounts = client.accounts().await?;
+        Ok(accounts.into_iter().find(|account| account.name == *name))
+    }
+
+    /// Where the console listens, whoever serves it.
+    pub(super) async fn console(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Daemon(client) => client.status().await.ok()?.console,
+            Self::Here(here) => here.console,
+        }
+    }
+
     /// Takes a pasted redirect address. The inner error is worth another try.
     pub(super) async fn paste(&self, address: &str) -> anyhow::Result<Result<AccountName, String>> {
         match self {
@@ -120,10 +159,20 @@ impl Keeper {
         }
     }
 
-    /// Forgets an account's tokens; whether the provider confirmed.
-    pub(super) async fn sign_out(&self, account: &AccountName) -> anyhow::Result<bool> {
+    /// Forgets an account's tokens; `None`: the provider confirmed, else what is left to do.
+    pub(super) async fn sign_out(
+        &self,
+        account: &AccountName,
+    ) -> anyhow::Result<Option<Diagnosis>> {
         match self {
-            Self::Daemon(client) => Ok(client.sign_out(account).await?.revoked),
+            Self::Daemon(client) => {
+                let answer = client.sign_out(account).await?;
+                let left = Diagnosis {
+                    reason: answer.reason.unwrap_or_default(),
+                    remedy: answer.remedy.unwrap_or_default(),
+                };
+                Ok((!answer.revoked).then_some(left))
+            }
             Self::Here(here) => Ok(here.oauth.sign_out(account).await?),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Context, keeper::Keeper};
+use super::{Context, keeper::Keeper, text};
 use crate::mail::AccountName;
 
 /// Arguments of `gatepost logout`.
@@ -16,16 +16,25 @@ pub(super) struct Args {
 pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let account = AccountName::new(&args.account);
     let keeper = Keeper::reach(context).await?;
-    let revoked = keeper.sign_out(&account).await;
+    let left = keeper.sign_out(&account).await;
+    let known = keeper.account(&account).await;
     keeper.close().await;
-    let told = if revoked? {
-        "the provider has revoked its tokens"
-    } else {
-        "its tokens are forgotten here; the provider did not confirm that it revoked them, so remove \
-         the application's access in the account's security settings if it must be certain"
-    };
-    context
-        .printer
-        .line(format_args!("{account} is signed out: {told}"))?;
+    let printer = context.printer;
+    match left? {
+        None => printer.line(format_args!(
+            "{account} is signed out: the provider has revoked its tokens"
+        ))?,
+        Some(left) => printer.line(format_args!(
+            "{account} is signed out: its tokens are forgotten here, but not revoked: {}\n{}",
+            left.reason, left.remedy
+        ))?,
+    }
+    let waiting = known.ok().flatten().map_or(0, |account| account.queued);
+    if waiting > 0 {
+        let waiting = text::messages(waiting);
+        printer.line(format_args!(
+            "{waiting} of it stay in the queue until the next `gatepost login {account}`"
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -514,27 +514,44 @@ impl Grants {
         })
     }
 
-    /// RFC 7009. Whether the provider confirmed it; false too where it has no such endpoint.
-    pub(super) async fn revoke(&self, profile: &Profile, token: &Secret) -> bool {
+    /// RFC 7009.
+    ///
+    /// # Errors
+    /// Why the provider did not confirm it, and what is left to do.
+    pub(super) async fn revoke(&self, profile: &Profile, token: &Secret) -> Result<(), Diagnosis> {
         let provider = &profile.provider;
-        let endpoints = self.endpoints(profile).await.ok();
-        let found = endpoints.and_then(|found| Some((found.revocation?, found.token)));
-        let Some((url, token_url)) = found else {
-            return false;
+        let left = |reason: String| Diagnosis {
+            reason,
+            remedy: preset::revocation_by_hand(provider.kind).to_owned(),
         };
-        let Ok(client) = self.clients.client(&url, provider.way()).await else {
-            return false;
+        let endpoints = self.endpoints(profile).await;
+        let endpoints = endpoints.map_err(|failure| left(failure.diagnosis.reason))?;
+        let url = endpoints.revocation;
+        let url = url.ok_or_else(|| left("the provider revokes no single token".to_owned()))?;
+        let unreachable = |error: http::Error| {
+            left(format!(
+                "the provider cannot be reached to revoke its tokens: {error}"
+            ))
         };
+        let client = self.clients.client(&url, provider.way()).await;
+        let client = client.map_err(unreachable)?;
         // The crate refuses a plain URL even on this machine.
         let mut request = revocation(provider, &url, token);
-        if let Ok(Some(assertion)) = profile.assertion(&token_url, self.clock.now()).await
+        let assertion = profile.assertion(&endpoints.token, self.clock.now()).await;
+        if let Ok(Some(assertion)) = assertion
             && let Some(body) = request.body().and_then(reqwest::Body::as_bytes)
         {
             let form = with_assertion(body, &assertion);
             *request.body_mut() = Some(form.into());
         }
-        let answer = client.exchange(request).await;
-        answer.is_ok_and(|answer| answer.status.is_success())
+        let answer = client.exchange(request).await.map_err(unreachable)?;
+        if answer.status.is_success() {
+            return Ok(());
+        }
+        let status = answer.status.as_u16();
+        Err(left(format!(
+            "the provider answered HTTP {status} when asked to revoke its tokens"
+        )))
     }
 
     async fn exchange<'p>(

@@ -18,8 +18,8 @@ use tokio::{
 use url::Url;
 
 use super::{
-    AccessToken, Config, Diagnosis, Error, Grant, Key, Reached, Rotated, Service, SignIn, Status,
-    TokenError, expiry,
+    AccessToken, Config, Diagnosis, Error, Grant, Key, Kind, Reached, Rotated, Service, SignIn,
+    Status, TokenError, expiry,
     grant::{Grants, Profile, authorization_url},
     identity::{Refused, Stranger},
     refresher::{self, Beginning, Command, Handle, Parts, Serve},
@@ -339,7 +339,7 @@ impl Keeper {
         self.accounts().redirect_urls.clone()
     }
 
-    pub(super) async fn sign_out(&self, account: &AccountName) -> Result<bool, Error> {
+    pub(super) async fn sign_out(&self, account: &AccountName) -> Result<Option<Diagnosis>, Error> {
         let handle = self.handle(account).ok_or_else(|| needs_none(account))?;
         let (reply, answer) = oneshot::channel();
         let gone = || Error::Account(stopping().to_string());
@@ -382,6 +382,10 @@ impl Keeper {
         Ok(SignIn::Browser {
             id: begun.id,
             url: url.into(),
+            expires_at: self.in_future(BROWSER_PATIENCE),
+            // Google has the endpoint, but refuses the scope of mail there.
+            device: endpoints.device_authorization.is_some()
+                && profile.provider.kind != Kind::Google,
         })
     }
 

@@ -331,6 +331,10 @@ pub enum SignIn {
         id: String,
         /// The authorization URL.
         url: String,
+        /// Until when the browser's answer is waited for.
+        expires_at: Timestamp,
+        /// Whether a device code would do as well.
+        device: bool,
     },
     /// A person must enter a code.
     Device {
@@ -529,11 +533,11 @@ impl Oauth {
     }
 
     /// Forgets the account's tokens, revoking them at the provider where it can (RFC 7009).
-    /// `Ok(true)`: the provider confirmed the revocation.
+    /// `None`: the provider confirmed the revocation; else why it did not, and what is left to do.
     ///
     /// # Errors
     /// The store's; revocation trouble is no error. [`Error::Account`] for one unknown here.
-    pub async fn sign_out(&self, account: &AccountName) -> Result<bool, Error> {
+    pub async fn sign_out(&self, account: &AccountName) -> Result<Option<Diagnosis>, Error> {
         self.keeper.sign_out(account).await
     }
 

@@ -430,6 +430,23 @@ pub(super) fn lacks_google_mail(kind: Kind, asked: &str, granted: Option<&str>) 
     kind == Kind::Google && has(asked) && granted.is_some_and(|granted| !has(granted))
 }
 
+/// How a person ends an application's access where the provider does not do it for us (RFC 7009).
+#[must_use]
+pub fn revocation_by_hand(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Microsoft => {
+            "to end it there, open the user in the Entra admin center and choose Revoke sessions \
+             (PowerShell: Revoke-MgUserSignInSession); an access token that is out lasts up to 90 minutes"
+        }
+        Kind::Google => {
+            "to end it there, remove the application at https://myaccount.google.com/connections"
+        }
+        Kind::Custom => {
+            "to end it there, remove the application's access in the account's settings at the provider"
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

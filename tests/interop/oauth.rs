@@ -354,6 +354,51 @@ fn authorization_code_pasted() {
     rig.no_reuse();
 }
 
+/// On a terminal without a desktop (ssh, `docker exec -it`) nothing needs to be known: the verb says
+/// each way by itself, takes a pasted address, says what is wrong with another, and what came of it.
+#[test]
+fn a_terminal_without_a_desktop() {
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    let _relay = rig.site.start();
+    rig.site
+        .submit(&message("waited", b"Through Dovecot: waited.\r\n"));
+    rig.site.wait_account("alerts", "sign_in_needed");
+    let mut login = Login::on_terminal(&rig.site, &["login", "alerts"]);
+    let url = login.url(&format!("http://{}/auth", rig.provider.address));
+    let port = rig.site.console.port();
+    login.says(&format!("ssh -L {port}:localhost:{port} "));
+    login.says("gatepost login alerts --device");
+    login.says("it runs out in");
+    login.paste(&url);
+    login.says("that is the address to sign in at");
+    login.paste("http://localhost/?code=x&state=guessed");
+    login.says("this sign-in is not known");
+    let ours = rig.site.fill("http://@CONSOLE@/authorization/smtp_oauth/");
+    let redirect = rig.provider.press(&url, MAILBOX, &["--stop-before", &ours]);
+    login.paste(redirect.trim());
+    let said = login.succeeds();
+    for word in [
+        "alerts is signed in",
+        &format!("mail goes out as {MAILBOX}"),
+        "its token is there",
+        "mail flows: 1 message that waited",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    rig.sink.find("Through Dovecot: waited.");
+
+    // Ctrl-C, as the terminal sends it.
+    let mut login = Login::on_terminal(&rig.site, &["login", "alerts"]);
+    login.says("Ctrl-C gives up");
+    login.paste("\u{3}");
+    let said = login.refused();
+    assert!(said.contains("interrupted"), "{said}");
+
+    let said = rig.site.cli(&["logout", "alerts"]);
+    assert!(said.contains("not revoked"), "{said}");
+    rig.site.wait_account("alerts", "sign_in_needed");
+}
+
 /// The issuer's name is enough: endpoints are asked of it, and an answer that does not name it, or
 /// names another, is refused before the code is shown to anybody.
 #[test]

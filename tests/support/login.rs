@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    process::Stdio,
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
 };
@@ -10,7 +10,8 @@ use std::{
 use super::{
     eventually,
     process::{Process, guarded},
-    relay::Site,
+    program,
+    relay::{Site, bare},
 };
 
 /// A running `gatepost login`.
@@ -24,7 +25,30 @@ pub(crate) struct Login {
 impl Login {
     /// Starts it.
     pub(crate) fn start(site: &Site, arguments: &[&str]) -> Self {
-        let mut command = guarded(&site.command(arguments));
+        Self::run(site, &site.command(arguments))
+    }
+
+    /// Starts it on a terminal, with nothing of a desktop around: what is typed goes to that terminal.
+    pub(crate) fn on_terminal(site: &Site, arguments: &[&str]) -> Self {
+        let verb = site.command(arguments);
+        let words = std::iter::once(verb.get_program()).chain(verb.get_args());
+        let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
+        let mut command = Command::new(program("script", "bsdutils"));
+        command.args([
+            "--quiet",
+            "--return",
+            "--flush",
+            "--echo",
+            "never",
+            "--command",
+        ]);
+        command.arg(words.join(" ")).arg("/dev/null");
+        bare(&mut command);
+        Self::run(site, &command)
+    }
+
+    fn run(site: &Site, command: &Command) -> Self {
+        let mut command = guarded(command);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -69,6 +93,14 @@ impl Login {
         self.word(|word| word.starts_with(prefix))
     }
 
+    /// Waits until this is printed.
+    pub(crate) fn says(&mut self, text: &str) {
+        eventually(&format!("login says {text:?}"), || {
+            self.said.extend(self.lines.try_iter());
+            self.said.join("\n").contains(text).then_some(())
+        });
+    }
+
     /// Types a line.
     pub(crate) fn paste(&mut self, line: &str) {
         let stdin = self.process.child().stdin.as_mut().unwrap();
@@ -82,10 +114,11 @@ impl Login {
         (status.code(), self.said.join("\n"))
     }
 
-    /// Waits until it has signed in.
-    pub(crate) fn succeeds(mut self) {
+    /// Waits until it has signed in; what it said.
+    pub(crate) fn succeeds(mut self) -> String {
         let (code, said) = self.ends();
         assert_eq!(code, Some(0), "{said}");
+        said
     }
 
     /// Waits until it was refused; what it says.

@@ -80,7 +80,7 @@ pub(super) enum Command {
     },
     /// Forget everything.
     SignOut {
-        reply: oneshot::Sender<Result<bool, Error>>,
+        reply: oneshot::Sender<Result<Option<Diagnosis>, Error>>,
     },
     /// Seal the record with the first key of this sealer; whether it is stored so.
     Reseal {

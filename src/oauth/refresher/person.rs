@@ -113,13 +113,16 @@ impl Refresher {
         }
     }
 
-    pub(super) async fn sign_out(&mut self) -> Result<bool, Error> {
+    pub(super) async fn sign_out(&mut self) -> Result<Option<Diagnosis>, Error> {
         let record = self.record.as_ref();
         let access = |record: &Record| Some(record.access.values().next()?.token.clone());
         let token = record.and_then(|r| r.refresh_token.clone().or_else(|| access(r)));
-        let revoked = match token {
-            Some(token) => self.parts.grants.revoke(&self.profile, &token).await,
-            None => false,
+        let unrevoked = match token {
+            Some(token) => self.parts.grants.revoke(&self.profile, &token).await.err(),
+            None => Some(self.profile.diagnosis(
+                "there was no token",
+                "if the application may still have access, remove it at the provider",
+            )),
         };
         self.record = None;
         self.sealed = None;
@@ -130,8 +133,9 @@ impl Refresher {
             .diagnosis("signed out", "sign in: gatepost login ACCOUNT");
         self.rest(&diagnosis);
         self.parts.vault.delete(&self.profile.name).await?;
+        let revoked = unrevoked.is_none();
         tracing::info!(event = "signed_out", account = %self.profile.name, revoked);
-        Ok(revoked)
+        Ok(unrevoked)
     }
 }
 

@@ -413,13 +413,38 @@ async fn a_refresh_token_is_shown_to_no_other_host() {
 #[tokio::test(start_paused = true)]
 async fn signing_out_revokes_and_forgets() {
     let house = House::signed_in().await;
-    assert!(house.oauth.sign_out(&alerts()).await.unwrap());
+    assert_eq!(house.oauth.sign_out(&alerts()).await.unwrap(), None);
     assert_eq!(house.played.seen.revoked.load(Ordering::SeqCst), 1);
     assert!(house.memory.tokens().is_empty());
     assert!(matches!(
         house.token().await,
         Err(TokenError::SignInNeeded(_))
     ));
+}
+
+/// A provider that says no, or is not there, keeps nobody from signing out: it is told, with what is
+/// left to do.
+#[tokio::test(start_paused = true)]
+async fn signing_out_does_not_need_the_provider() {
+    for (url, said) in [
+        (Some("http://127.0.0.1:1/revoke"), "cannot be reached"),
+        (Some("@/trap-less"), "HTTP 404"),
+        (None, "revokes no single token"),
+    ] {
+        let played = Played::start().await;
+        let mut config = config(&played, Grant::AuthorizationCode);
+        let provider = config.providers.get_mut("contoso").unwrap();
+        let url = url.map(|url| url.replace('@', &format!("http://{}", played.address)));
+        provider.revocation_url = url.map(|url| url.parse().unwrap());
+        let house = House::furnished(played, Arc::default(), config).await;
+        let state = house.begin().await;
+        let query = format!("code=good&state={state}");
+        assert_eq!(house.oauth.callback(&query).await, Ok(alerts()));
+        let left = house.oauth.sign_out(&alerts()).await.unwrap().unwrap();
+        assert!(left.reason.contains(said), "{left}");
+        assert!(left.remedy.contains("remove the application"), "{left}");
+        assert!(house.memory.tokens().is_empty());
+    }
 }
 
 /// Collects what is logged.

@@ -23,7 +23,7 @@ async fn the_authorization_url_carries_what_it_must() {
     let house = House::new(Grant::AuthorizationCode).await;
     assert_eq!(house.state(), State::SignInNeeded);
     let begun = house.oauth.begin_sign_in(&alerts(), false).await.unwrap();
-    let SignIn::Browser { url, id } = begun else {
+    let SignIn::Browser { url, id, .. } = begun else {
         panic!("a browser is wanted, not {begun:?}");
     };
     let url = Url::parse(&url).unwrap();
@@ -50,7 +50,7 @@ async fn the_authorization_url_carries_what_it_must() {
 async fn a_browser_sign_in_is_redeemed_with_its_verifier_and_told_to_whoever_waits() {
     let house = House::new(Grant::AuthorizationCode).await;
     let begun = house.oauth.begin_sign_in(&alerts(), false).await.unwrap();
-    let SignIn::Browser { url, id } = begun else {
+    let SignIn::Browser { url, id, .. } = begun else {
         panic!("a browser is wanted, not {begun:?}");
     };
     let url = Url::parse(&url).unwrap();
