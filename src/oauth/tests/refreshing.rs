@@ -325,6 +325,37 @@ async fn a_google_app_in_testing_is_warned_of_at_once_and_named_when_its_sign_in
     );
 }
 
+/// Killed between the provider's answer and the disk: a provider that rotates has forgotten the token
+/// that is stored. That needs a person, and is said so after one request; it is no loop.
+#[tokio::test(start_paused = true)]
+async fn a_rotation_that_never_reached_the_disk_needs_a_person_and_not_a_loop() {
+    let house = House::signed_in().await;
+    house.memory.full.store(true, Ordering::SeqCst);
+    house.pass(50 * MINUTE).await;
+    assert_eq!(house.played.asked(), 2);
+    let (played, memory, config) = house.end().await;
+    memory.full.store(false, Ordering::SeqCst);
+    let house = House::furnished(played, memory, config).await;
+    house.clock.advance(SignedDuration::from_hours(1));
+    assert!(matches!(
+        house.token().await,
+        Err(TokenError::SignInNeeded(_))
+    ));
+    let form = house.played.last_form();
+    assert_eq!(
+        form["refresh_token"], "canary-refresh-1",
+        "what was on disk"
+    );
+    house.pass(24 * HOUR).await;
+    assert_eq!(house.played.asked(), 3, "one request, and no more");
+    let stored = house.stored().refresh_token.unwrap();
+    assert_eq!(
+        stored.expose(),
+        "canary-refresh-1",
+        "nothing is thrown away"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn client_credentials_need_nobody() {
     let house = House::new(Grant::ClientCredentials).await;
