@@ -13,5 +13,6 @@ mod support;
 mod clients;
 mod network;
 mod oauth;
+mod own_address;
 mod proxy;
 mod rig;
