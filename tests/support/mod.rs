@@ -12,9 +12,13 @@ pub(crate) mod sink;
 pub(crate) mod smtp;
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -60,14 +64,18 @@ pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// A loopback address nobody listens on.
+/// A loopback address nobody listens on, another one each time: nobody may listen there yet when the
+/// next is drawn, and one port for two servers is a configuration that is refused.
 pub(crate) fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
     let mut chance = Chance::new();
     loop {
         let span = u64::from(PORTS.end - PORTS.start);
         let port = PORTS.start + u16::try_from(chance.below(span)).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
+        if !given.contains(&port) && TcpListener::bind(address).is_ok() {
+            given.insert(port);
             return address;
         }
     }
