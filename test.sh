@@ -16,13 +16,13 @@ PACKAGES=(
     tinyproxy-bin iproute2                                  # between us and the provider
     postfix swaks msmtp curl php-cli libphp-phpmailer python3 # senders
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
-    strace util-linux bsdutils mount e2fsprogs                       # faults
+    strace util-linux mount e2fsprogs                       # faults
     systemd                                                 # socket activation, hardening of the unit
 )
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
     cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix swaks:swaks
-    tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux script:bsdutils msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
+    tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
     setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
 )
 export PATH="$PWD/target/tools/bin:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"

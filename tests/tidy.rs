@@ -65,7 +65,7 @@ fn sources() -> Vec<(String, PathBuf, String)> {
 
 /// The code of a file before its unit tests, without comments.
 fn code(text: &str) -> String {
-    text.split("#[cfg(test)]")
+    text.split("\n#[cfg(test)]\n")
         .next()
         .unwrap()
         .lines()

@@ -12,6 +12,7 @@ use super::{
     process::{Process, guarded},
     program,
     relay::{Site, bare},
+    repository,
 };
 
 /// A running `gatepost login`.
@@ -31,18 +32,11 @@ impl Login {
     /// Starts it on a terminal, with nothing of a desktop around: what is typed goes to that terminal.
     pub(crate) fn on_terminal(site: &Site, arguments: &[&str]) -> Self {
         let verb = site.command(arguments);
-        let words = std::iter::once(verb.get_program()).chain(verb.get_args());
-        let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
-        let mut command = Command::new(program("script", "bsdutils"));
-        command.args([
-            "--quiet",
-            "--return",
-            "--flush",
-            "--echo",
-            "never",
-            "--command",
-        ]);
-        command.arg(words.join(" ")).arg("/dev/null");
+        let mut command = Command::new(program("python3", "python3"));
+        command
+            .arg(repository().join("tests/interop/rig/terminal.py"))
+            .arg(verb.get_program())
+            .args(verb.get_args());
         bare(&mut command);
         Self::run(site, &command)
     }
