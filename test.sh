@@ -14,7 +14,7 @@ PACKAGES=(
     gcc libc6-dev make ca-certificates                      # the build
     dovecot-core dovecot-submissiond                        # upstream with XOAUTH2 and OAUTHBEARER
     tinyproxy-bin iproute2                                  # between us and the provider
-    postfix swaks msmtp curl php-cli libphp-phpmailer python3 # senders
+    postfix swaks msmtp curl php-cli libphp-phpmailer python3 python3-venv # senders
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
     strace util-linux mount e2fsprogs                       # faults
     systemd                                                 # socket activation, hardening of the unit
@@ -73,6 +73,15 @@ if [ "${node_major:-0}" -lt "$NODE_MAJOR_MIN" ]; then
     node --version
 fi
 npm ci --silent --ignore-scripts --no-audit --no-fund || die "npm could not install package-lock.json"
+
+say "Python packages"
+wanted=tests/interop/rig/requirements.txt
+if ! cmp -s "$wanted" target/tools/python/requirements.txt; then
+    python3 -m venv --clear target/tools/python || die "python3 -m venv: install the package python3-venv"
+    target/tools/python/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --requirement "$wanted" || die "pip could not install $wanted"
+    cp "$wanted" target/tools/python/requirements.txt
+fi
 
 say "Test runner"
 command -v cargo >/dev/null || die "cargo is missing: install Rust, https://rustup.rs"

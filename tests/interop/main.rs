@@ -10,9 +10,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod canaille;
 mod clients;
 mod network;
 mod oauth;
 mod own_address;
 mod proxy;
 mod rig;
+mod rotation_kill;

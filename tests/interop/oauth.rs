@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The mailbox that may send.
-const MAILBOX: &str = "app@example.test";
+pub(crate) const MAILBOX: &str = "app@example.test";
 
 /// A life in seconds short enough to see several rotations, and not below what the refresher takes
 /// for a mistake of the provider.
@@ -25,16 +25,17 @@ const ROTATIONS: usize = 3;
 const ROTATIONS_PATIENCE: Duration = Duration::from_secs(400);
 
 /// Everything between a client and the ledger.
-struct Rig {
-    provider: Provider,
+pub(crate) struct Rig {
+    // First, so that it is looked for secrets while the provider's list of them is there.
+    pub(crate) site: Site,
+    pub(crate) provider: Provider,
     sink: Sink,
-    site: Site,
     dovecot: Dovecot,
 }
 
 impl Rig {
     /// One account, `alerts`, with this grant and mechanism.
-    fn new(grant: &str, tls: &str, mechanism: &str) -> Self {
+    pub(crate) fn new(grant: &str, tls: &str, mechanism: &str) -> Self {
         Self::with(grant, tls, mechanism, &[])
     }
 
@@ -54,6 +55,7 @@ impl Rig {
             dovecot.table("alerts", tls, mechanism)
         );
         let site = Site::with_console(console, &format!("{}{account}", provider.table()));
+        site.transcript.beware_of(&provider.log_file());
         Self {
             provider,
             sink,
@@ -63,7 +65,7 @@ impl Rig {
     }
 
     /// A message passes, whole.
-    fn passes(&self, id: &str) {
+    pub(crate) fn passes(&self, id: &str) {
         let sent = message(id, format!("Through Dovecot: {id}.\r\n").as_bytes());
         self.site.submit(&sent);
         let came = self.sink.find(&format!("Through Dovecot: {id}."));
@@ -98,7 +100,7 @@ impl Rig {
     }
 
     /// Signs in by browser on this machine.
-    fn sign_in(&self, user: &str) {
+    pub(crate) fn sign_in(&self, user: &str) {
         let mut login = Login::start(&self.site, &["login", "alerts", "--no-browser"]);
         let url = login.url(&format!("http://{}/auth", self.provider.address));
         let said = self.provider.press(&url, user, &[]);

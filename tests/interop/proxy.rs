@@ -15,7 +15,6 @@ use crate::{
     support::{
         free_address,
         login::Login,
-        process::Process,
         relay::{Relay, Site},
         scratch,
     },
@@ -34,9 +33,10 @@ fn tinyproxy(port: u16, login: Option<(&str, &str)>) -> Tinyproxy {
 
 /// A provider beyond loopback that gives tokens to the proxy's address alone, and a site for it.
 struct Rig {
+    // First, so that it is looked for secrets while the provider's list of them is there.
+    site: Site,
     certificates: TempDir,
     provider: Provider,
-    site: Site,
 }
 
 impl Rig {
@@ -67,10 +67,11 @@ impl Rig {
             file("ca.pem")
         );
         let site = Site::with_console(console, &tables);
+        site.transcript.beware_of(&provider.log_file());
         Self {
+            site,
             certificates,
             provider,
-            site,
         }
     }
 
@@ -93,9 +94,7 @@ impl Rig {
     fn start(&self, environment: &[(&str, &str)]) -> Relay {
         let mut command = self.site.command(&["run"]);
         command.envs(environment.iter().copied());
-        let mut relay = Relay {
-            process: Process::spawn("gatepost", &command, &self.site.log()),
-        };
+        let mut relay = self.site.spawn_by(&command);
         relay.wait_open(&self.site);
         relay
     }

@@ -10,6 +10,7 @@ use std::{
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
@@ -30,7 +31,8 @@ fn fill(template: &str, to: &Path, marks: &[(&str, &str)]) {
     fs::write(to, text).unwrap();
 }
 
-fn wait_listening(process: &mut Process, address: SocketAddr) {
+/// Waits until something listens there; fails when the process ends instead.
+pub(crate) fn wait_listening(process: &mut Process, address: SocketAddr) {
     eventually(&format!("something listens on {address}"), || {
         assert!(
             process.ended().is_none(),
@@ -136,6 +138,16 @@ impl Provider {
         self.process.kill();
     }
 
+    /// It takes connections and requests but answers nothing until it goes on.
+    pub(crate) fn halt(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// It goes on after [`Provider::halt`].
+    pub(crate) fn go_on(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// Starts it again after [`Provider::stop`].
     pub(crate) fn resume(&mut self) {
         self.process = Self::spawn(self.address, &self.settings, &self.dir);
@@ -153,6 +165,11 @@ impl Provider {
     /// Everything it said.
     pub(crate) fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Where it tells, among other things, the secrets it issued.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.dir.path().join("oidc.log")
     }
 
     /// The provider table of a configuration that uses it.
@@ -266,7 +283,7 @@ impl Tinyproxy {
     }
 }
 
-/// Dovecot's submission service; it asks `provider` about tokens and hands mail on to `sink`.
+/// Dovecot's submission service; it asks an OAuth server about tokens and hands mail on to `sink`.
 #[derive(Debug)]
 pub(crate) struct Dovecot {
     /// Submission with STARTTLS.
@@ -280,6 +297,15 @@ pub(crate) struct Dovecot {
 impl Dovecot {
     /// Starts it.
     pub(crate) fn start(provider: &Provider, sink: &Sink) -> Self {
+        let introspection = format!(
+            "http://dovecot:dovecot-secret@{}/token/introspection",
+            provider.address
+        );
+        Self::asking(&introspection, "email", sink)
+    }
+
+    /// Starts it; it asks at this URL about tokens, whose user stands in this field of the answer.
+    pub(crate) fn asking(introspection: &str, user: &str, sink: &Sink) -> Self {
         need_root("Dovecot starts as root");
         let dir = scratch();
         let path = dir.path();
@@ -291,7 +317,8 @@ impl Dovecot {
         certificates(path);
         let (starttls, tls) = (free_address(), free_address());
         let marks = [
-            ("@@PROVIDER@", format!("@{}", provider.address)),
+            ("@INTROSPECTION@", introspection.to_owned()),
+            ("@USER@", user.to_owned()),
             ("@DIR@", path.to_str().unwrap().to_owned()),
             ("@RELAY_PORT@", sink.address.port().to_string()),
             ("@STARTTLS_PORT@", starttls.port().to_string()),

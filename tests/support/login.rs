@@ -13,6 +13,7 @@ use super::{
     program,
     relay::{Site, bare},
     repository,
+    secrets::Transcript,
 };
 
 /// A running `gatepost login`.
@@ -21,6 +22,7 @@ pub(crate) struct Login {
     process: Process,
     lines: Receiver<String>,
     said: Vec<String>,
+    transcript: Transcript,
 }
 
 impl Login {
@@ -67,6 +69,7 @@ impl Login {
             process,
             lines,
             said: Vec::new(),
+            transcript: site.transcript.clone(),
         }
     }
 
@@ -105,6 +108,7 @@ impl Login {
         let status = self.process.wait();
         // Both readers end with the process; what they read is complete then.
         self.said.extend(self.lines.iter());
+        self.transcript.add(self.said.join("\n"));
         (status.code(), self.said.join("\n"))
     }
 

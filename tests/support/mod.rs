@@ -8,6 +8,7 @@ pub(crate) mod mail;
 pub(crate) mod oracle;
 pub(crate) mod process;
 pub(crate) mod relay;
+pub(crate) mod secrets;
 pub(crate) mod sink;
 pub(crate) mod smtp;
 

@@ -8,13 +8,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Mutex,
+    time::Duration,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    eventually, free_address, process::Process, program, scratch, sink::Sink, smtp::Client,
+    eventually, free_address, process::Process, program, scratch, secrets::Transcript, sink::Sink,
+    smtp::Client,
 };
 
 /// The built binary.
@@ -42,6 +44,9 @@ format = "json"
 level = "debug"
 "#;
 
+/// Guard against a daemon that is stopped or stuck by the test's intent.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+
 /// A directory with a configuration: outlives the processes that run in it.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -51,6 +56,17 @@ pub(crate) struct Site {
     /// Where its console is.
     pub(crate) console: SocketAddr,
     toml: Mutex<String>,
+    /// Everything it said but the daemon's log.
+    pub(crate) transcript: Transcript,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let toml = self.toml.lock().unwrap().clone();
+            self.transcript.check(&toml, &self.state(), &self.log());
+        }
+    }
 }
 
 impl Site {
@@ -81,6 +97,7 @@ impl Site {
             smtp,
             console,
             toml: Mutex::default(),
+            transcript: Transcript::default(),
         };
         site.configure(toml);
         site
@@ -138,6 +155,7 @@ impl Site {
         let mut command = Command::new(BINARY);
         command.args(arguments).arg("--config").arg(self.config());
         bare(&mut command);
+        command.env("RUST_BACKTRACE", "full");
         command
     }
 
@@ -150,14 +168,29 @@ impl Site {
 
     /// Starts the daemon without waiting for anything.
     pub(crate) fn spawn(&self) -> Relay {
+        self.spawn_by(&self.command(&["run"]))
+    }
+
+    /// Starts the daemon by this command without waiting for anything.
+    pub(crate) fn spawn_by(&self, command: &Command) -> Relay {
+        self.relay(Process::spawn("gatepost", command, &self.log()))
+    }
+
+    /// A process that runs the daemon here.
+    pub(crate) fn relay(&self, process: Process) -> Relay {
         Relay {
-            process: Process::spawn("gatepost", &self.command(&["run"]), &self.log()),
+            process,
+            console: self.console,
+            transcript: self.transcript.clone(),
         }
     }
 
     /// Runs a verb to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        let output = self.command(arguments).output().unwrap();
+        self.transcript.add(&output.stdout);
+        self.transcript.add(&output.stderr);
+        output
     }
 
     /// Runs a verb that must succeed; what it printed.
@@ -227,19 +260,26 @@ impl Site {
 
     /// `GET` at the console: status and body.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.console).ok()?;
-        let host = self.console;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
+        let answer = get(self.console, path)?;
+        self.transcript.add(&answer);
         let status = answer.split(' ').nth(1)?.parse().ok()?;
         let (_, body) = answer.split_once("\r\n\r\n")?;
         Some((status, body.into()))
     }
+}
+
+/// The whole answer to a `GET`.
+fn get(console: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(console).ok()?;
+    stream.set_read_timeout(Some(ANSWER_PATIENCE)).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {console}\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 /// A running daemon. Killed when dropped.
@@ -247,6 +287,18 @@ impl Site {
 pub(crate) struct Relay {
     /// The process.
     pub(crate) process: Process,
+    pub(crate) console: SocketAddr,
+    pub(crate) transcript: Transcript,
+}
+
+impl Drop for Relay {
+    /// What its metrics say at the end is part of what it said.
+    fn drop(&mut self) {
+        if !std::thread::panicking() && self.process.ended().is_none() {
+            self.transcript
+                .add(get(self.console, "/metrics").unwrap_or_default());
+        }
+    }
 }
 
 impl Relay {

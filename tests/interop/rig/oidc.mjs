@@ -79,7 +79,13 @@ const provider = new Provider(issuer, {
 });
 
 const say = (fact, detail = '') => console.log(`${fact} ${detail}`.trim());
-provider.on('grant.success', (ctx) => say('granted', ctx.oidc.params?.grant_type));
+// Whoever sees these lines anywhere else has found a leak.
+const secrets = (...values) => values.filter(Boolean).forEach((value) => say('secret', value));
+provider.on('grant.success', (ctx) => {
+  say('granted', ctx.oidc.params?.grant_type);
+  secrets(ctx.body?.access_token, ctx.body?.refresh_token, ctx.body?.id_token);
+});
+provider.on('device_authorization.success', (ctx, body) => secrets(body?.device_code));
 provider.on('grant.error', (ctx, error) => say('refused', `${error.message} ${error.error_detail ?? error.error_description}`));
 provider.on('grant.revoked', () => say('grant-revoked'));
 provider.on('refresh_token.consumed', () => say('refresh-token-consumed'));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Presses through the pages of oidc-provider as a person in a browser does: code, login, consent.
+"""Presses through the pages of oidc-provider, and of Canaille, as a person in a browser does: code, login, consent.
 
 usage: pages.py URL USER [--code CODE] [--stop-before PREFIX] [--abort]
 
@@ -7,7 +7,7 @@ Prints the address it ended at and the text of the last page. With --stop-before
 with that prefix is printed and not followed: the browser of someone who sits elsewhere.
 --abort presses "Cancel" where the page has it.
 """
-import argparse, http.cookiejar, re, sys, urllib.error, urllib.parse, urllib.request
+import argparse, html as markup, http.cookiejar, re, sys, urllib.error, urllib.parse, urllib.request
 
 parser = argparse.ArgumentParser()
 parser.add_argument("url")
@@ -39,7 +39,7 @@ def visit(url, form=None):
 page = visit(wanted.url)
 for _ in range(10):
     html = page.read().decode()
-    action = re.search(r'<form[^>]*action="([^"]+)"', html)
+    action = re.search(r'<form[^>]*action="([^"]*)"', html)
     if not action:
         break
     cancel = re.search(r'href="([^"]*/abort)"', html)
@@ -51,9 +51,11 @@ for _ in range(10):
         form[name] = wanted.user
     if 'name="user_code"' in html and not form.get("user_code"):
         form["user_code"] = wanted.code
+    if 'value="accept"' in html:  # Canaille's consent page has a button for each answer
+        form["answer"] = "accept"
     if "op.deviceConfirmForm" in html:
         form["confirm"] = "yes"
         form.pop("abort", None)
-    page = visit(urllib.parse.urljoin(page.url, action.group(1)), form)
+    page = visit(urllib.parse.urljoin(page.url, markup.unescape(action.group(1))), form)
 print(page.url)
 print(getattr(page, "status", ""), re.sub(r"<style.*?</style>|<[^>]+>|\s+", " ", html, flags=re.S).strip()[-400:])
