@@ -272,6 +272,9 @@ pub(super) struct Grants {
     pub(super) issuers: Issuers,
     clock: Arc<dyn Clock>,
     gate: Arc<Semaphore>,
+    /// Answers in place of every provider.
+    #[cfg(test)]
+    pub(super) played: Option<Arc<super::tests::World>>,
 }
 
 impl Grants {
@@ -281,6 +284,8 @@ impl Grants {
             issuers: Issuers::default(),
             clock,
             gate: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            #[cfg(test)]
+            played: None,
         }
     }
 
@@ -579,6 +584,8 @@ impl Grants {
             polling: false,
             audience: None,
             seen: Mutex::default(),
+            #[cfg(test)]
+            played: self.played.clone(),
         })
     }
 }
@@ -659,6 +666,8 @@ struct Exchange<'p> {
     /// The token endpoint, for which assertions are made; none: the grant has none.
     audience: Option<Url>,
     seen: Mutex<Seen>,
+    #[cfg(test)]
+    played: Option<Arc<super::tests::World>>,
 }
 
 /// What the last answer said besides its body.
@@ -699,7 +708,7 @@ impl Exchange<'_> {
         let request = self.signed(request).await?;
         let secrets = self.secrets(request.body());
         let request = Request::try_from(request).map_err(|e| Unanswered::Request(Box::new(e)))?;
-        let answer = self.client.exchange(request).await?;
+        let answer = self.answer(request).await?;
         let status = answer.status.as_u16();
         let mut seen = Seen {
             status,
@@ -714,6 +723,14 @@ impl Exchange<'_> {
             .header(CONTENT_TYPE, "application/json")
             .body(answer.body)
             .map_err(|e| Unanswered::Request(Box::new(e)))
+    }
+
+    async fn answer(&self, request: Request) -> Result<http::Response, http::Error> {
+        #[cfg(test)]
+        if let Some(played) = &self.played {
+            return Ok(played.answer(&request));
+        }
+        self.client.exchange(request).await
     }
 
     /// The request with the client's assertion, a fresh one each time: polling sends the same form

@@ -41,7 +41,7 @@ const UNATTENDED_PATIENCE: Duration = Duration::from_secs(60);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    parts: Parts,
+    pub(super) parts: Parts,
     tasks: Tasks,
     accounts: Mutex<Accounts>,
     sign_ins: Mutex<SignIns>,

@@ -7,6 +7,7 @@ mod keys;
 mod provider;
 mod refreshing;
 mod signing_in;
+mod year;
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use provider::{Answer, Provider as Played};
 
 use super::*;
 use crate::{clock::ManualClock, oauth::vault::memory::Memory};
+pub(super) use year::World;
 
 const NOON: &str = "2026-11-24T12:00:00Z";
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
