@@ -16,7 +16,8 @@ const VERSION_OFFSET: u64 = 60;
 
 /// Each step leads from its index to the next schema version (`user_version`). Never edit one that
 /// was released; add the next.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE messages (
         id INTEGER PRIMARY KEY,
         account TEXT NOT NULL,
@@ -36,7 +37,23 @@ const STEPS: &[&str] = &["
         record BLOB NOT NULL,
         previous BLOB
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    -- Whose turn a message is. What an older version has left counts as one sender's.
+    ALTER TABLE messages ADD COLUMN sender TEXT NOT NULL DEFAULT '';
+    CREATE INDEX messages_turn ON messages (account, sender, next_attempt_at) WHERE state = 0;
+    CREATE TABLE usage (account TEXT PRIMARY KEY, slots TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE traces (
+        seq INTEGER PRIMARY KEY,
+        id INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        received INTEGER NOT NULL,
+        total INTEGER NOT NULL,
+        event TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX traces_id ON traces (id);
+",
+];
 
 fn known() -> i64 {
     i64::try_from(STEPS.len()).unwrap_or(i64::MAX)

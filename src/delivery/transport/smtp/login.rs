@@ -23,18 +23,20 @@ use crate::{
     },
 };
 
-/// What went well, told as it happens; a probe reads it, deliveries keep none.
+/// What went well, told as it happens: a probe reads every step, a delivery how long each took.
 #[derive(Debug)]
 pub(crate) struct Journal {
     steps: Option<Vec<ProbeStep>>,
+    times: Vec<(&'static str, Duration)>,
     since: Instant,
 }
 
 impl Journal {
-    /// One that forgets.
+    /// One that keeps the times alone.
     pub(crate) fn silent() -> Self {
         Self {
             steps: None,
+            times: Vec::new(),
             since: Instant::now(),
         }
     }
@@ -43,23 +45,39 @@ impl Journal {
     pub(crate) fn telling() -> Self {
         Self {
             steps: Some(Vec::new()),
+            times: Vec::new(),
             since: Instant::now(),
         }
     }
 
-    pub(super) fn ok(&mut self, step: &str, detail: impl FnOnce() -> String) {
+    /// A transaction begins; on a new connection it goes on from the sign-in.
+    pub(super) fn begin(&mut self) {
+        if self.times.is_empty() {
+            self.since = Instant::now();
+        }
+    }
+
+    /// How long each step took, taken out.
+    pub(crate) fn take_times(&mut self) -> Vec<(&'static str, Duration)> {
+        std::mem::take(&mut self.times)
+    }
+
+    pub(super) fn ok(&mut self, step: &'static str, detail: impl FnOnce() -> String) {
         self.record(step, true, detail);
     }
 
-    pub(super) fn reply(&mut self, step: &str, reply: &Reply) {
+    pub(super) fn reply(&mut self, step: &'static str, reply: &Reply) {
         self.record(step, reply.is_positive(), || reply.to_string());
     }
 
     /// Records a step that ends now.
-    pub(crate) fn record(&mut self, step: &str, ok: bool, detail: impl FnOnce() -> String) {
-        let Some(steps) = &mut self.steps else { return };
+    pub(crate) fn record(&mut self, step: &'static str, ok: bool, detail: impl FnOnce() -> String) {
         let elapsed = self.since.elapsed();
         self.since = Instant::now();
+        let Some(steps) = &mut self.steps else {
+            self.times.push((step, elapsed));
+            return;
+        };
         steps.push(ProbeStep {
             step: step.to_owned(),
             ok,

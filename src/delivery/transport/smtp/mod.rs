@@ -91,6 +91,7 @@ impl Connection {
         job: &Job<'_>,
         ready: impl Future<Output = bool>,
     ) -> Result<Answers, Failure> {
+        self.journal.begin();
         if let Some(reply) = self.refused_beforehand(job).await? {
             return Ok(same(job.recipients.len(), Phase::Mail, &reply));
         }
