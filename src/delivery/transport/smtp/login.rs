@@ -109,14 +109,14 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let Smarthost { host, port, .. } = smarthost;
         let at = |phase| move |cause| failure(phase, cause);
-        let stream = dial::tcp(host, *port).await.map_err(Cause::Dial);
+        let stream = Stream::dial(host, *port).await.map_err(Cause::Dial);
         let stream = stream.map_err(at(Phase::Connect))?;
-        journal.ok("connect", || match stream.peer_addr() {
-            Ok(address) => format!("{host}:{port} ({})", address.ip()),
-            Err(_) => format!("{host}:{port}"),
+        journal.ok("connect", || match stream.peer() {
+            Some(address) => format!("{host}:{port} ({address})"),
+            None => format!("{host}:{port}"),
         });
         let mut connection = Self {
-            stream: Stream::Plain(stream),
+            stream,
             reader: ReplyReader::default(),
             capabilities: Capabilities::default(),
             host: host.clone(),
@@ -187,6 +187,8 @@ impl Connection {
         let plain = match std::mem::replace(&mut self.stream, Stream::Closed) {
             Stream::Plain(stream) => stream,
             Stream::Tls(_) | Stream::Closed => return Err(at(Cause::Closed)),
+            #[cfg(test)]
+            Stream::Memory(_) => return Err(at(Cause::Closed)),
         };
         let stream = dial::tls(plain, &connector, &smarthost.host).await;
         let stream = stream.map_err(|error| at(Cause::Tls(error)))?;

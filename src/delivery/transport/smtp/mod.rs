@@ -6,6 +6,8 @@
 //! asked for ends the session; the end of the data is sent only after `ready` allowed it.
 
 mod login;
+#[cfg(test)]
+pub(crate) mod memory;
 mod stream;
 
 use std::{
