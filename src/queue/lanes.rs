@@ -332,6 +332,30 @@ mod tests {
         assert_eq!(queue.list(Filter::default()).await.unwrap(), []);
     }
 
+    /// Row 62 of the reliability table: an upstream that takes nothing costs disk, not memory.
+    #[tokio::test]
+    async fn a_backlog_of_any_size_costs_no_more_memory() {
+        let rig = Rig::new();
+        let queue = rig.open();
+        for n in 0..3000 {
+            let new = from(&queue, &format!("s{}@example.com", n % 7), None);
+            queue.accept(new).await.unwrap();
+        }
+        {
+            let lanes = queue.inner.lanes();
+            assert_eq!(lanes.fresh, super::FRESH_MAX);
+            assert_eq!(lanes.known.len(), super::FRESH_MAX);
+            assert!(lanes.fresh_bytes <= super::FRESH_BYTES_MAX);
+        }
+        // Nor does looking at it.
+        drop(queue.lease(&account()).await);
+        let known = queue.inner.lanes().known.len();
+        assert!(
+            known <= super::FRESH_MAX + crate::store::WINDOW_MAX,
+            "{known}"
+        );
+    }
+
     /// A list with an address a message is one sender, a login is one whatever it sends as.
     #[tokio::test]
     async fn lists_and_clients_have_one_turn() {

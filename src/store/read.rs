@@ -80,7 +80,7 @@ impl Store {
                     last: turn.last,
                 });
             }
-            search.in_turns(turn.last)
+            search.in_turns(turn.last.as_deref())
         })
         .await
     }
@@ -350,8 +350,8 @@ impl Search<'_> {
 
     /// The next senders, once around at most, share what is taken. A sender is found by one step
     /// into the index, however many messages it has.
-    fn in_turns(&self, last: Option<String>) -> rusqlite::Result<Due> {
-        let senders = self.senders_after(last.as_deref())?;
+    fn in_turns(&self, last: Option<&str>) -> rusqlite::Result<Due> {
+        let senders = self.senders_after(last)?;
         let share = WINDOW_MAX / senders.len().max(1);
         let share = share.clamp(1, SENDER_MAX);
         let mut of_sender = self.connection.prepare_cached(&format!(

@@ -166,6 +166,33 @@ mod tests {
         }
     }
 
+    /// A store that the first version left is taken over with its mail.
+    #[test]
+    fn every_older_version_is_led_up_to_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        for version in 0..STEPS.len() {
+            let path = dir.path().join(format!("{version}.sqlite3"));
+            let connection = Connection::open(&path).unwrap();
+            for step in STEPS.iter().take(version) {
+                connection.execute_batch(step).unwrap();
+            }
+            connection
+                .pragma_update(None, "user_version", i64::try_from(version).unwrap())
+                .unwrap();
+            if version > 0 {
+                let row = "INSERT INTO messages VALUES (1, 'a', 0, 0, NULL, x'', 0, '{}', x'')";
+                connection.execute_batch(row).unwrap();
+            }
+            drop(connection);
+            let connection = open(&path).unwrap();
+            let now = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+            assert_eq!(now, Ok(known()));
+            let left = "SELECT COUNT(*) FROM messages WHERE sender = ''";
+            let left: i64 = connection.query_row(left, [], |row| row.get(0)).unwrap();
+            assert_eq!(left, i64::from(version > 0));
+        }
+    }
+
     #[test]
     fn an_empty_file_is_a_first_start_that_crashed() {
         let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::world::{Chance, Fault, GENEROUS, MICROSOFT, Published, World, account, microsoft};
-use crate::{delivery::Limits, oauth::Kind, store::EntryState};
+use crate::{
+    delivery::Limits,
+    oauth::Kind,
+    queue::trace::{Event, Fact},
+    store::EntryState,
+};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
@@ -22,7 +27,7 @@ fn seed() -> u64 {
 }
 
 const ACCOUNTS: usize = 20;
-/// Sends a backlog beside single messages of another sender; nothing befalls it but its own limits.
+/// Sends a backlog beside single messages of another sender; nothing befalls it but its limits.
 const BULK: usize = 0;
 /// Nothing befalls it at all: what happens to the others must not show here.
 const CALM: usize = 19;
@@ -70,6 +75,7 @@ fn accounts() -> Vec<(crate::delivery::Account, Published)> {
 
 /// What befalls the providers.
 fn befall(world: &World, chance: &mut Chance) {
+    world.providers[BULK].will(0..DAY, Fault::Ages(20));
     for (number, provider) in world.providers.iter().enumerate() {
         if number == CALM || number == BULK {
             continue;
@@ -152,6 +158,12 @@ async fn a_day_with_twenty_accounts() {
     world.drained(72).await;
     world.judge(seed);
 
+    // Connections that the provider closes after twenty minutes cost nobody an attempt.
+    for story in world.stories("bulk@b.example").await {
+        let attempted = |fact: &&Fact| matches!(fact.event, Event::Attempted(_));
+        let attempts = story.facts.iter().filter(attempted).count();
+        assert_eq!(attempts, 1, "seed {seed}: {story:?}");
+    }
     let delays = world.delays();
     let accepted = world.accepted.lock().unwrap();
     let delay = |fits: &dyn Fn(&super::world::Accepted) -> bool| {

@@ -23,7 +23,10 @@ use crate::{
     mail::{AccountName, Address, BodyType, Envelope, Recipient, ReversePath},
     net::{dial, tasks::Tasks},
     oauth::{self, Kind, Oauth},
-    queue::{self, NewEntry, Queue},
+    queue::{
+        self, NewEntry, Queue,
+        trace::{Search, Story},
+    },
     secret::Secret,
     store::{self, Store},
     telemetry::Metrics,
@@ -73,10 +76,35 @@ pub(super) enum Fault {
     Mail(&'static str),
     /// This after the end of the data.
     End(&'static str),
+    /// A connection older than so many minutes is closed at MAIL.
+    Ages(u64),
     /// The connection breaks at MAIL, one time in so many.
     Breaks(u64),
     /// The message is taken and the connection breaks, one time in so many.
     LosesReply(u64),
+}
+
+impl Fault {
+    fn at_auth(self) -> Option<&'static str> {
+        if let Self::Auth(reply) = self {
+            return Some(reply);
+        }
+        None
+    }
+
+    fn at_mail(self) -> Option<&'static str> {
+        if let Self::Mail(reply) = self {
+            return Some(reply);
+        }
+        None
+    }
+
+    fn at_end(self) -> Option<&'static str> {
+        if let Self::End(reply) = self {
+            return Some(reply);
+        }
+        None
+    }
 }
 
 /// What a provider publishes.
@@ -156,6 +184,10 @@ impl Provider {
             .collect();
         now.into_iter()
             .find_map(|fault| pick(&mut book.chance, fault))
+    }
+
+    fn refuses(&self, pick: impl Fn(Fault) -> Option<&'static str>) -> Option<&'static str> {
+        self.fault(|_, fault| pick(fault))
     }
 
     fn is_down(&self) -> bool {
@@ -245,6 +277,7 @@ impl Provider {
         say(&mut peer, "220 provider").await?;
         let (mut sender, mut recipients) = (String::new(), Vec::new());
         let mut begun = false;
+        let opened = Instant::now();
         loop {
             let line = hear(&mut peer).await?;
             self.think().await;
@@ -260,33 +293,14 @@ impl Provider {
                 "AUTH" => {
                     say(&mut peer, "334 ").await?;
                     hear(&mut peer).await?;
-                    let refused = self.fault(|_, fault| match fault {
-                        Fault::Auth(reply) => Some(reply),
-                        _ => None,
-                    });
+                    let refused = self.refuses(Fault::at_auth);
                     say(&mut peer, refused.unwrap_or("235 2.7.0 welcome")).await?;
                 }
                 "MAIL" => {
-                    let breaks = |chance: &mut Chance, fault| match fault {
-                        Fault::Breaks(n) if chance.one_in(n) => Some(()),
-                        _ => None,
-                    };
-                    if self.fault(breaks).is_some() {
-                        return None;
-                    }
-                    self.mail();
-                    sender = line
-                        .trim_start_matches("MAIL FROM:")
-                        .split(' ')
-                        .next()?
-                        .to_owned();
                     recipients.clear();
-                    let refused = self.fault(|_, fault| match fault {
-                        Fault::Mail(reply) => Some(reply),
-                        _ => None,
-                    });
-                    begun = refused.is_none();
-                    say(&mut peer, refused.unwrap_or("250 2.1.0 ok")).await?;
+                    begun = self.begin(&mut peer, opened).await?;
+                    let path = line.trim_start_matches("MAIL FROM:");
+                    sender = path.split(' ').next()?.to_owned();
                 }
                 "RCPT" if begun => {
                     let address = line.split(['<', '>']).nth(1)?;
@@ -316,6 +330,28 @@ impl Provider {
         }
     }
 
+    /// MAIL: whether it is taken; `None`: the session is over.
+    async fn begin(&self, peer: &mut BufReader<DuplexStream>, opened: Instant) -> Option<bool> {
+        let breaks = |chance: &mut Chance, fault| {
+            matches!(fault, Fault::Breaks(n) if chance.one_in(n)).then_some(())
+        };
+        if self.fault(breaks).is_some() {
+            return None;
+        }
+        let age = opened.elapsed().as_secs() / 60;
+        let ages = |_: &mut Chance, fault| {
+            matches!(fault, Fault::Ages(minutes) if age >= minutes).then_some(())
+        };
+        if self.fault(ages).is_some() {
+            say(peer, "421 4.4.1 Connection timed out").await?;
+            return None;
+        }
+        self.mail();
+        let refused = self.refuses(Fault::at_mail);
+        say(peer, refused.unwrap_or("250 2.1.0 ok")).await?;
+        Some(refused.is_none())
+    }
+
     async fn data(
         &self,
         peer: &mut BufReader<DuplexStream>,
@@ -329,16 +365,12 @@ impl Provider {
             }
         }
         self.think().await;
-        let refused = self.fault(|_, fault| match fault {
-            Fault::End(reply) => Some(reply),
-            _ => None,
-        });
+        let refused = self.refuses(Fault::at_end);
         if let Some(reply) = refused {
             return say(peer, reply).await;
         }
-        let lost = self.fault(|chance, fault| match fault {
-            Fault::LosesReply(n) if chance.one_in(n) => Some(()),
-            _ => None,
+        let lost = self.fault(|chance, fault| {
+            matches!(fault, Fault::LosesReply(n) if chance.one_in(n)).then_some(())
         });
         // A report has the number of what it reports on in it.
         let number = data
@@ -618,6 +650,18 @@ impl World {
         let relay = self.relay.read().await;
         let queue = &relay.as_ref().unwrap().queue;
         queue.list(store::Filter::default()).await.unwrap()
+    }
+
+    /// What happened to the messages of a sender.
+    pub(super) async fn stories(&self, sender: &str) -> Vec<Story> {
+        let relay = self.relay.read().await;
+        let queue = &relay.as_ref().unwrap().queue;
+        let search = Search {
+            sender: Some(sender.to_owned()),
+            ..Search::default()
+        };
+        let page = queue.search_trace(search, None, usize::MAX).await;
+        page.unwrap().found
     }
 
     pub(super) async fn status(&self, account: usize) -> crate::delivery::LaneStatus {
