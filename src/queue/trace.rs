@@ -90,7 +90,7 @@ pub struct Received {
     pub account: AccountName,
     /// The reverse-path; empty: the null path.
     pub sender: String,
-    /// Every recipient, up to [`RECIPIENTS_MAX`].
+    /// Every recipient; of a list of more than a thousand, the first thousand.
     pub recipients: Vec<String>,
     /// Without the angle brackets.
     pub message_id: Option<String>,

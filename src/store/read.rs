@@ -55,7 +55,7 @@ const MISMATCH: &str = "the body no longer matches its digest";
 
 impl Store {
     /// Entries of `account` that are due at `now` and not known to the caller, at most
-    /// [`WINDOW_MAX`]. When there are more, senders take turns: each has at most [`SENDER_MAX`], and
+    /// [`WINDOW_MAX`]. When there are more, senders take turns: each has at most 16, and
     /// the next call goes on behind the sender that came last.
     ///
     /// # Errors
