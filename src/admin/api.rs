@@ -12,8 +12,8 @@ use crate::{
     delivery::{self, ProbeStep},
     mail::{AccountName, BodyType, Notify, QueueId, Ret},
     oauth::{self, Diagnosis, Grant, Warning},
-    queue::Operation,
-    store::{self, EntryState, RecipientState},
+    queue::{Operation, trace::Story},
+    store::{self, EntryState, RecipientState, TraceAt},
 };
 
 /// What the configuration says about an account, as listings need it.
@@ -30,7 +30,7 @@ pub struct AccountFacts {
 }
 
 /// An account and how it stands: one object of `gatepost accounts --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     /// Its name.
     pub name: AccountName,
@@ -56,6 +56,44 @@ pub struct Account {
     pub warnings: Vec<Warning>,
     /// Messages that wait for delivery.
     pub queued: u64,
+    /// Its pace, as configured and now; none: it has no lane.
+    pub limits: Option<AccountLimits>,
+}
+
+/// An account's pace. A throttling reply lowers it; it recovers by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AccountLimits {
+    /// Connections at once, at best.
+    pub connections: usize,
+    /// Connections at once now.
+    pub connections_now: usize,
+    /// Messages in a minute, at best; none: no limit.
+    pub messages_per_minute: Option<u32>,
+    /// Messages in a minute now; none: no limit.
+    pub messages_per_minute_now: Option<f64>,
+    /// Recipients in 24 hours; none: no limit.
+    pub recipients_per_day: Option<u32>,
+    /// Recipients of the last 24 hours, kept across restarts; none: not counted without a limit.
+    pub recipients_last_day: Option<u32>,
+    /// Whether the provider has slowed the account down.
+    pub throttled: bool,
+    /// Nothing is sent before then.
+    pub paused_until: Option<Timestamp>,
+}
+
+impl AccountLimits {
+    fn new(lane: &delivery::LaneStatus, now: Timestamp) -> Self {
+        Self {
+            connections: lane.limits.connections,
+            connections_now: lane.pace.connections_now,
+            messages_per_minute: lane.limits.messages_per_minute,
+            messages_per_minute_now: lane.pace.messages_per_minute_now,
+            recipients_per_day: lane.limits.recipients_per_day,
+            recipients_last_day: lane.pace.recipients_last_day,
+            throttled: lane.pace.throttled,
+            paused_until: lane.paused_until.filter(|until| *until > now),
+        }
+    }
 }
 
 /// How mail travels upstream.
@@ -94,6 +132,7 @@ impl Account {
         now: Timestamp,
     ) -> Self {
         let held = lane.as_ref().and_then(|lane| lane.held.clone());
+        let limits = lane.as_ref().map(|lane| AccountLimits::new(lane, now));
         let warnings = token.as_ref().map(|token| token.warnings.clone());
         let (token_state, token_trouble, token_expires_at, last_refresh_at) = match token {
             Some(token) => (
@@ -127,6 +166,7 @@ impl Account {
             last_refresh_at,
             warnings: warnings.unwrap_or_default(),
             queued,
+            limits,
         }
     }
 
@@ -322,6 +362,43 @@ pub struct QueueQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<QueueId>,
     /// At most so many are looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Messages that the trace knows, newest first, each with what happened to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TracePage {
+    /// The messages.
+    pub messages: Vec<Story>,
+    /// What to give as `before` for the next page, which may be an empty one; none: this was the
+    /// last.
+    pub next: Option<TraceAt>,
+}
+
+/// Which messages of the trace are wanted. All given conditions hold.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceQuery {
+    /// A queue id, a Message-ID, a sender or a recipient; `*` stands for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Pattern for the reverse-path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// Pattern for a recipient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// Received then or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Received before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<TraceAt>,
+    /// At most so many messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -552,6 +629,17 @@ mod tests {
             held,
             paused_until,
             last_delivery_at: None,
+            limits: delivery::Limits {
+                connections: 2,
+                messages_per_minute: Some(27),
+                recipients_per_day: Some(9500),
+            },
+            pace: delivery::PaceStatus {
+                connections_now: 1,
+                messages_per_minute_now: Some(13.5),
+                throttled: true,
+                recipients_last_day: Some(120),
+            },
         };
         Account::new(&facts, token, Some(lane), 3, at(0))
     }
@@ -596,6 +684,12 @@ mod tests {
             "grant": "authorization_code", "transport": "smtp", "state": "ready",
             "reason": null, "remedy": null, "token_expires_at": "1970-01-01T01:00:00Z",
             "last_refresh_at": null, "warnings": [], "queued": 3,
+            "limits": {
+                "connections": 2, "connections_now": 1,
+                "messages_per_minute": 27, "messages_per_minute_now": 13.5,
+                "recipients_per_day": 9500, "recipients_last_day": 120,
+                "throttled": true, "paused_until": null,
+            },
         });
         assert_eq!(json, wanted);
     }

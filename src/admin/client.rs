@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use super::api::{
     Account, Operated, PastedAddress, Problem, QueueDetail, QueuePage, QueueQuery, Reloaded,
     Selector, SignInRequest, SignInState, SignedIn, SignedOut, Status, TestRequest, Tested,
+    TracePage, TraceQuery,
 };
 use crate::{
     mail::{AccountName, QueueId},
@@ -216,6 +217,14 @@ impl Client {
     /// [`Error`].
     pub async fn queue_entry(&self, id: QueueId) -> Result<QueueDetail, Error> {
         self.get(&format!("/queue/{id}"), &()).await
+    }
+
+    /// A page of the trace.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn trace(&self, query: &TraceQuery) -> Result<TracePage, Error> {
+        self.get("/trace", query).await
     }
 
     /// The octets of a message, as they come. The caller's patience is the only deadline: a large

@@ -19,7 +19,7 @@ use super::{
     api::{
         Account, Listener, Operated, PastedAddress, Problem, QueueDetail, QueueEntry, QueuePage,
         QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest, SignInState,
-        SignedIn, SignedOut, Status, TestRequest, Tested,
+        SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
     },
     problem::{Input, Named, Queried},
 };
@@ -27,7 +27,7 @@ use crate::{
     mail::{self, AccountName, Address, QueueId},
     net::tasks::Tasks,
     oauth::{Rotated, SignIn},
-    queue::Operation,
+    queue::{Operation, trace::Search},
     store::{self, Entry, EntryState, Filter},
 };
 
@@ -38,6 +38,8 @@ type Answer<T> = Result<Json<T>, Problem>;
 const OPENAPI: &str = include_str!("openapi.json");
 /// Entries of a page: at a few hundred octets each, well under a megabyte of JSON.
 const PAGE_LEN_MAX: u32 = 1000;
+/// Messages of a page of the trace, each with all that happened to it.
+const TRACE_PAGE_LEN_MAX: u32 = 100;
 /// A question about a sign-in is answered after this at the latest; the client asks again.
 const SIGN_IN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Octets read from a body file at once.
@@ -247,6 +249,31 @@ pub(super) async fn queue_message(
         },
     };
     Ok(([(header::CONTENT_TYPE, MESSAGE)], body).into_response())
+}
+
+pub(super) async fn trace(
+    State(shared): AppState,
+    Queried(query): Queried<TraceQuery>,
+) -> Answer<TracePage> {
+    let limit = query.limit.unwrap_or(TRACE_PAGE_LEN_MAX);
+    let limit = limit.clamp(1, TRACE_PAGE_LEN_MAX);
+    let search = Search {
+        text: query.query,
+        sender: query.sender,
+        recipient: query.recipient,
+        since: query.since,
+        until: query.until,
+    };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let page = shared
+        .parts
+        .queue
+        .search_trace(search, query.before, limit)
+        .await?;
+    Ok(Json(TracePage {
+        messages: page.found,
+        next: page.next,
+    }))
 }
 
 pub(super) async fn operate(

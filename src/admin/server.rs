@@ -122,6 +122,7 @@ fn routes() -> Routes {
             Method::GET,
             get(handlers::queue_message),
         ),
+        ("/trace", Method::GET, get(handlers::trace)),
         ("/queue/retry", Method::POST, operation(Operation::Retry)),
         ("/queue/hold", Method::POST, operation(Operation::Hold)),
         (

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Context, Table, reach, text};
 use crate::{
-    admin::api::{Account, AccountState},
+    admin::api::{Account, AccountLimits, AccountState},
     clock::{Clock, SystemClock},
 };
 
@@ -67,12 +67,29 @@ fn table(accounts: &[Account], now: Timestamp) -> Table {
         if let Some(remedy) = &account.remedy {
             table.remark(&format!("-> {remedy}"));
         }
+        if let Some(slowed) = account.limits.as_ref().and_then(slowed_down) {
+            table.remark(&slowed);
+        }
         for warning in &account.warnings {
             table.remark(&warning.reason);
             table.remark(&format!("-> {}", warning.remedy));
         }
     }
     table
+}
+
+/// What a throttling reply has left of the pace.
+fn slowed_down(limits: &AccountLimits) -> Option<String> {
+    let rate = limits.messages_per_minute_now;
+    let rate = rate.map_or_else(String::new, |rate| {
+        format!("{rate:.0} messages a minute and ")
+    });
+    limits.throttled.then(|| {
+        format!(
+            "slowed down by the provider: {rate}{} of {} connections for now; it recovers by itself",
+            limits.connections_now, limits.connections
+        )
+    })
 }
 
 /// The state in words.

@@ -20,6 +20,7 @@ mod run;
 mod sandbox;
 mod test;
 mod text;
+mod trace;
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -69,6 +70,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Look at and operate the queue
     Queue(queue::Args),
+    /// Tell what happened to a message
+    Trace(trace::Args),
     /// Seal every stored token with another key
     RotateKey,
     /// Have the running daemon read its configuration again
@@ -142,6 +145,7 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Test(args) => client(test::run(context, &args)),
         Verb::Doctor(args) => client(doctor::run(context, &args)),
         Verb::Queue(args) => client(queue::run(context, &args)),
+        Verb::Trace(args) => client(trace::run(context, &args)),
         Verb::RotateKey => client(rotate_key::run(context)),
         Verb::Reload => client(reload::run(context)),
         Verb::Healthcheck => client(healthcheck::run(context)),
@@ -186,7 +190,7 @@ mod tests {
     use super::*;
 
     /// Verbs whose help is this snapshot's business; the others keep their own.
-    const VERBS: [&[&str]; 14] = [
+    const VERBS: [&[&str]; 15] = [
         &[],
         &["run"],
         &["login"],
@@ -199,6 +203,7 @@ mod tests {
         &["queue", "show"],
         &["queue", "retry"],
         &["queue", "export"],
+        &["trace"],
         &["reload"],
         &["healthcheck"],
     ];
@@ -241,6 +246,9 @@ mod tests {
             "queue show not-an-id",
             "queue export",
             "queue list --state odd",
+            "trace",
+            "trace --limit 0 x",
+            "trace --since yesterday",
         ] {
             let arguments = std::iter::once("gatepost").chain(line.split_whitespace());
             let refused = Cli::try_parse_from(arguments).map(|_| ()).unwrap_err();
@@ -261,6 +269,8 @@ mod tests {
             "queue retry 0000000000000 0000000000001",
             "queue hold --account alerts --sender *@contoso.com",
             "queue release --all",
+            "trace <1@example.com>",
+            "trace --since 2h --recipient *@example.com --json",
             "queue export 0000000000000 --dir out",
             "test alerts --to ops@example.com",
         ] {

@@ -60,6 +60,7 @@ section! {
         account: Named<Account>,
         route: Listed<Route>,
         queue: Queue,
+        trace: Trace,
         console: Console,
         metrics: Metrics,
         notify: Notify,
@@ -202,6 +203,14 @@ section! {
         delay_warning: Field<Duration>,
         bounce_to: Field<BounceTo>,
         uncertain: Field<delivery::OnUncertain>,
+    }
+}
+
+section! {
+    /// `[trace]`
+    Trace {
+        keep: Field<Duration>,
+        size_max: Field<ByteSize>,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Config {
     pub store: store::Config,
     /// Queue.
     pub queue: queue::Config,
+    /// How much of the trace is kept.
+    pub trace: queue::trace::Config,
     /// Listeners.
     pub listeners: Vec<submission::Listener>,
     /// Clients and routes.
@@ -119,6 +121,11 @@ impl Config {
         let (file, reader) = Reader::read::<File>(&figment, folder, dict);
         check::check(&file, path, reader.into_findings(), variables)
     }
+}
+
+/// A span of time as it is written in the file, for the command line: `2h`, `3d`.
+pub(crate) fn duration(text: &str) -> Option<std::time::Duration> {
+    units::duration(text)
 }
 
 /// The variables of this process that are text.

@@ -522,7 +522,7 @@ fn a_profile_is_filled_from_its_preset() {
             username: "a@b.example".into()
         }
     );
-    assert_eq!(account.limits.messages_per_minute, Some(25));
+    assert_eq!(account.limits.messages_per_minute, Some(27));
     assert_eq!(
         config.oauth.accounts.values().next().unwrap().grant,
         Grant::AuthorizationCode

@@ -184,6 +184,7 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
         Arc::clone(&clock),
         Arc::clone(&metrics),
     );
+    queue.keep_traces(config.trace);
     let oauth = Oauth::start(
         config.oauth.clone(),
         store,

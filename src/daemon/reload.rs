@@ -82,6 +82,7 @@ impl Daemon {
             }
             return Err(problems);
         }
+        self.queue.keep_traces(new.trace);
         self.delivery.reconfigure(new.delivery.clone());
         self.inner.admin.reconfigure(view(&new));
         Ok(new)

@@ -12,6 +12,7 @@ use super::{
     OnUncertain,
     bounce::{Owed, Reporter},
     lane::{Lane, Ticket, millis},
+    limits,
     plan::{self, Next, Plan},
     pool::Live,
     sender,
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     mail::{Reply, ReversePath},
     oauth::Diagnosis,
-    queue::{self, Lease, Settlement},
+    queue::{self, Lease, Settlement, trace::Way},
     store::{Entry, RecipientState},
 };
 
@@ -62,11 +63,12 @@ impl Lane {
             mailbox,
         };
         let carried = self.carry(&lease, &tried, &guise).await;
-        let Carried { live, result } = match carried {
+        let Carried { mut live, result } = match carried {
             Ok(carried) => carried,
             Err(trouble) => {
                 // Nothing was said about this message: it is due again when the gate opens.
                 self.suffer(trouble);
+                self.trace_not_sent(&lease);
                 return;
             }
         };
@@ -87,10 +89,36 @@ impl Lane {
             }
         };
         let reports_itself = live.connection.capabilities().dsn();
+        let way = self.way(&mut live, started);
         let barrier = self.after_transaction(&plan, live).await;
-        let settlement = self.settlement(&lease, plan, reports_itself, started).await;
+        let mut settlement = self.settlement(&lease, plan, reports_itself, started).await;
+        settlement.way = Some(way);
         drop(ticket);
         self.settle(lease, settlement, barrier).await;
+    }
+
+    /// The way of an attempt, for the trace.
+    fn way(&self, live: &mut Live, started: Instant) -> Way {
+        let times = live.connection.journal().take_times().into_iter();
+        Way {
+            account: self.account.name.clone(),
+            smarthost: format!("{}:{}", self.account.smtp.host, self.account.smtp.port),
+            transport: "smtp".to_owned(),
+            reused: live.reused,
+            phases_ms: times
+                .map(|(phase, time)| (phase.to_owned(), millis(time)))
+                .collect(),
+            elapsed_ms: millis(started.elapsed()),
+        }
+    }
+
+    /// The account could not send after all, and the trace says why.
+    fn trace_not_sent(&self, lease: &Lease) {
+        let reason = self.state().trouble.clone();
+        if !reason.is_empty() && !self.is_stopped() {
+            let queue = &self.parts.queue;
+            queue.trace_not_sent(lease.entry.id, &self.account.name, reason);
+        }
     }
 
     /// Says the message on a connection; on a fresh one when an idle one turns out to be dead.
@@ -141,9 +169,16 @@ impl Lane {
             self.unknown(phase.name(), reply);
         }
         let now = Instant::now();
+        // Where the final reply was lost, the provider may have counted everybody.
+        let sent = match plan.uncertain {
+            true => plan.outcomes.len(),
+            false => plan.delivered.len(),
+        };
+        if sent > 0 {
+            self.state().pace.sent(sent, now);
+        }
         if !plan.delivered.is_empty() {
             let mut state = self.state();
-            state.pace.sent(plan.delivered.len(), now);
             state.last_delivery_at = Some(self.parts.clock.now());
         }
         let Some((verdict, reply)) = &plan.account else {
@@ -168,7 +203,7 @@ impl Lane {
                 Err(trouble) => self.suffer(trouble),
             }
         } else {
-            let trouble = self.account_trouble(*verdict, diagnosis);
+            let trouble = self.account_trouble(*verdict, diagnosis, Some(reply));
             self.suffer(trouble);
         }
         None
@@ -225,6 +260,9 @@ impl Lane {
             }
             Next::Hold => {}
         }
+        if let queue::Next::RetryAt(at) = &mut next {
+            *at = (*at).max(asked_until(&plan, now));
+        }
         let reporter = Reporter {
             hostname: &self.common.hostname,
             bounce_to: &self.common.bounce_to,
@@ -268,6 +306,7 @@ impl Lane {
             uncertain: plan.uncertain,
             reports,
             delay_warned,
+            way: None,
         }
     }
 
@@ -292,7 +331,12 @@ impl Lane {
         barrier: Option<oneshot::Sender<()>>,
     ) {
         let id = lease.entry.id;
-        let kept = settlement.clone();
+        let kept = Settlement {
+            // The trace tells it once.
+            way: None,
+            ..settlement.clone()
+        };
+        self.note_usage();
         match self.parts.queue.settle(lease, settlement).await {
             Ok(()) => {
                 if let Some(barrier) = barrier {
@@ -393,6 +437,15 @@ async fn say(
         }
     };
     live.connection.transact(&job, ready).await
+}
+
+/// Until when replies ask to leave open recipients alone; at least `now`.
+fn asked_until(plan: &Plan, now: Timestamp) -> Timestamp {
+    let open = plan.outcomes.iter().filter(|(_, state, _)| state.is_open());
+    let asked = open.filter_map(|(_, _, reply)| limits::retry_after(reply.as_ref()?));
+    let longest = asked.max().unwrap_or_default();
+    let wait = SignedDuration::try_from(longest).unwrap_or(SignedDuration::ZERO);
+    now.saturating_add(wait).unwrap_or(now)
 }
 
 /// Whether the connection broke before the end of the data was sent: nothing was taken.

@@ -20,6 +20,9 @@ pub(crate) struct Gate {
     width_max: usize,
     /// When the width may grow by one.
     widen_at: Instant,
+    /// Until when a narrowed width is not narrowed again: what was on its way together is told off
+    /// together, once.
+    narrowed_until: Instant,
     /// Account failures in a row.
     strikes: u32,
 }
@@ -70,6 +73,7 @@ impl Gate {
             width,
             width_max: width,
             widen_at: now,
+            narrowed_until: now,
             strikes: 0,
         }
     }
@@ -154,14 +158,22 @@ impl Gate {
 
     /// The provider wants less: waits so long, then sends less at a time for a while.
     pub(crate) fn slow(&mut self, wait: Duration, narrower: bool, now: Instant) {
-        if narrower {
+        if narrower && now >= self.narrowed_until {
             self.width = (self.width / 2).max(1);
             self.widen_at = now + wait + WIDEN_AFTER;
+            self.narrowed_until = now + wait;
         }
         let why = if narrower { Why::Paused } else { Why::Quota };
         let is_pause = |closed: &Closed| matches!(closed.why, Why::Paused | Why::Quota);
         if !matches!(&self.closed, Some(c) if c.until > now + wait || !is_pause(c)) {
             self.close(why, now + wait);
+        }
+    }
+
+    /// Stays closed until then at least, if it is closed: the provider asked for it.
+    pub(crate) fn not_before(&mut self, until: Instant) {
+        if let Some(closed) = &mut self.closed {
+            closed.until = closed.until.max(until);
         }
     }
 
@@ -197,6 +209,27 @@ impl Gate {
         self.closed
             .as_ref()
             .is_some_and(|closed| now < closed.until)
+    }
+
+    /// Transactions allowed at once now.
+    pub(crate) fn width(&self, now: Instant) -> usize {
+        match self.width < self.width_max && now >= self.widen_at {
+            true => self.width + 1,
+            false => self.width,
+        }
+    }
+
+    /// What it does instead of letting everything through; `None`: it is wide open.
+    pub(crate) fn state(&self, now: Instant) -> Option<&'static str> {
+        match &self.closed {
+            Some(closed) => Some(match closed.why {
+                Why::Held(_) => "held",
+                Why::Token => "token",
+                Why::Paused => "paused",
+                Why::Quota => "quota",
+            }),
+            None => (self.width(now) < self.width_max).then_some("throttled"),
+        }
     }
 
     /// Account failures in a row.
@@ -348,6 +381,20 @@ mod tests {
         assert_eq!(gate.enter(later), Pass::Busy);
         later += WIDEN_AFTER;
         assert_eq!(gate.enter(later), Pass::Go);
+    }
+
+    #[test]
+    fn what_was_on_its_way_together_narrows_once() {
+        let now = Instant::now();
+        let wait = Duration::from_secs(60);
+        let mut gate = Gate::new(8, now);
+        for _ in 0..8 {
+            gate.slow(wait, true, now);
+        }
+        assert_eq!(gate.width(now), 4);
+        gate.slow(wait, true, now + wait);
+        assert_eq!(gate.width(now), 2, "told off again after the pause");
+        assert_eq!(gate.state(now + wait), Some("paused"));
     }
 
     #[test]

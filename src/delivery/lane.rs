@@ -29,6 +29,7 @@ use crate::{
     net::{tasks::Tasks, tls::client::Connectors},
     oauth::{Diagnosis, Service},
     queue::Lease,
+    store,
 };
 
 /// What all lanes share.
@@ -82,6 +83,10 @@ pub(crate) struct State {
     pub(crate) last_delivery_at: Option<Timestamp>,
     /// Whether the provider takes no null reverse-path from this account.
     pub(crate) null_sender_refused: bool,
+    /// What last kept the account from sending, for the trace.
+    pub(crate) trouble: String,
+    /// Until when the provider asked to be left alone with the trouble that is being told.
+    pub(crate) asked_until: Option<Instant>,
 }
 
 impl Lane {
@@ -106,6 +111,8 @@ impl Lane {
                 tried_at: None,
                 last_delivery_at: None,
                 null_sender_refused: false,
+                trouble: String::new(),
+                asked_until: None,
             }),
             all: Arc::downgrade(all),
             tasks: parts.tasks.child(),
@@ -125,6 +132,7 @@ impl Lane {
             if let Some(after) = after {
                 after.cancelled().await;
             }
+            first.remember().await;
             first.state().started = true;
             first.ensure_worker();
             if first.state().workers == 0 {
@@ -132,6 +140,31 @@ impl Lane {
             }
         });
         lane
+    }
+
+    /// Takes over what the account had sent before.
+    async fn remember(&self) {
+        let name = &self.account.name;
+        if self.account.limits.recipients_per_day.is_none() {
+            return;
+        }
+        let slots = self.parts.queue.usage(name).await.unwrap_or_else(|error| {
+            // The provider counts as well, and the verdict table waits at its word.
+            tracing::warn!(event = "usage_unknown", account = %name, %error);
+            store::Slots::new()
+        });
+        let (wall, now) = (self.parts.clock.now(), Instant::now());
+        self.state().pace.restore(&slots, wall, now);
+        self.note_usage();
+    }
+
+    /// Has what the account has sent stored with the next commit.
+    pub(crate) fn note_usage(&self) {
+        let (wall, now) = (self.parts.clock.now(), Instant::now());
+        let news = self.state().pace.news(wall, now);
+        if let Some(slots) = news {
+            self.parts.queue.note_usage(&self.account.name, slots);
+        }
     }
 
     /// Tells the lane to finish; the token is cancelled when it has.
@@ -154,8 +187,16 @@ impl Lane {
 
     /// How the lane stands.
     pub(crate) fn status(&self) -> LaneStatus {
-        let state = self.state();
+        let mut state = self.state();
         let now = Instant::now();
+        let standing = state.pace.standing(now);
+        let pace = super::PaceStatus {
+            connections_now: state.gate.width(now),
+            messages_per_minute_now: standing.messages_per_minute,
+            throttled: standing.throttled
+                || state.gate.width(now) < self.account.limits.connections,
+            recipients_last_day: standing.recipients_last_day,
+        };
         let paused_until = state.gate.paused_until(now).map(|until| {
             let wait = SignedDuration::try_from(until - now).unwrap_or(SignedDuration::ZERO);
             let at = self.parts.clock.now().saturating_add(wait);
@@ -165,7 +206,18 @@ impl Lane {
             held: state.gate.held().cloned(),
             paused_until,
             last_delivery_at: state.last_delivery_at,
+            limits: self.account.limits.clone(),
+            pace,
         }
+    }
+
+    /// What the account does instead of sending at full pace, as a metric says it.
+    pub(super) fn slowed(&self) -> Option<&'static str> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let throttled = state.pace.standing(now).throttled;
+        let at_gate = state.gate.state(now);
+        at_gate.or(throttled.then_some("throttled"))
     }
 
     /// Tries now, whatever the gate waits for.
@@ -195,6 +247,7 @@ impl Lane {
     pub(crate) fn hold(&self, diagnosis: &Diagnosis) {
         let news = {
             let mut state = self.state();
+            state.trouble.clone_from(&diagnosis.reason);
             state.gate.hold(diagnosis.clone(), Instant::now())
         };
         self.tell();
@@ -262,6 +315,8 @@ impl Drop for Worker {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     lane: Arc<Lane>,
+    /// Recipients set aside of the day's limit.
+    recipients: usize,
 }
 
 impl Drop for Ticket {
@@ -269,6 +324,7 @@ impl Drop for Ticket {
         let closed = {
             let mut state = self.lane.state();
             state.gate.leave();
+            state.pace.done(self.recipients);
             state.gate.is_closed()
         };
         // Behind a closed gate anybody may be the next to find out.
@@ -359,7 +415,7 @@ impl Lane {
         lease: Lease,
         changed: &mut watch::Receiver<u64>,
     ) -> Option<(Lease, Ticket)> {
-        let ticket = loop {
+        let mut ticket = loop {
             let freed = self.slot.notified();
             changed.mark_unchanged();
             let pass = self.state().gate.enter(Instant::now());
@@ -367,6 +423,7 @@ impl Lane {
                 Pass::Go => {
                     break Ticket {
                         lane: Arc::clone(self),
+                        recipients: 0,
                     };
                 }
                 Pass::Closed { .. } => return None,
@@ -378,21 +435,43 @@ impl Lane {
             }
         };
         let recipients = plan::next_recipients(self.account.kind, &lease.entry).len();
+        let mut waited = false;
         loop {
             let now = Instant::now();
-            let pause = self.state().pace.take(recipients, now);
-            match pause {
-                None => return Some((lease, ticket)),
-                Some(pause) if pause.day => {
-                    self.day_is_full(pause.until, now);
+            let pause = {
+                let mut state = self.state();
+                // Closed while this one waited for the pace: what the provider asked for comes first.
+                if state.gate.is_shut(now) {
                     return None;
                 }
-                Some(pause) => tokio::select! {
-                    () = sleep_until(pause.until) => {}
-                    () = self.stopped() => return None,
-                },
+                state.pace.take(recipients, now)
+            };
+            let Some(pause) = pause else {
+                ticket.recipients = recipients;
+                return Some((lease, ticket));
+            };
+            if !waited || pause.day {
+                self.count_wait(pause.day);
+            }
+            waited = true;
+            if pause.day {
+                self.day_is_full(pause.until, now);
+                return None;
+            }
+            tokio::select! {
+                () = sleep_until(pause.until) => {}
+                () = self.stopped() => return None,
             }
         }
+    }
+
+    fn count_wait(&self, day: bool) {
+        let limit = match day {
+            true => "recipients_per_day",
+            false => "messages_per_minute",
+        };
+        let waits = &self.parts.metrics.limit_waits;
+        waits.get_or_create(&[("limit", limit)]).inc();
     }
 
     /// The lane that sends for this one while its account is on hold or over its daily limit. One

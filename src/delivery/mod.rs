@@ -162,7 +162,7 @@ pub struct Limits {
 }
 
 /// How an account's lane stands. Holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LaneStatus {
     /// On hold: mail waits, nothing bounces, no retries burn.
     pub held: Option<Diagnosis>,
@@ -170,6 +170,23 @@ pub struct LaneStatus {
     pub paused_until: Option<Timestamp>,
     /// When a message last went out.
     pub last_delivery_at: Option<Timestamp>,
+    /// The pace as configured.
+    pub limits: Limits,
+    /// The pace now.
+    pub pace: PaceStatus,
+}
+
+/// An account's pace now. A throttling reply lowers it; it recovers by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PaceStatus {
+    /// Upstream connections at once now.
+    pub connections_now: usize,
+    /// Messages a minute now; none: unlimited.
+    pub messages_per_minute_now: Option<f64>,
+    /// Whether the provider has slowed the account down.
+    pub throttled: bool,
+    /// Recipients of the last 24 hours; none: not counted, because there is no limit.
+    pub recipients_last_day: Option<u32>,
 }
 
 /// One step of a test message, told as it happens.
@@ -249,10 +266,16 @@ impl Delivery {
         let tasks = delivery.inner.parts.tasks.clone();
         delivery.inner.parts.tasks.spawn("delivery", async move {
             let mut ticks = tokio::time::interval(TEND_EVERY);
+            let mut slow_ticks = tokio::time::interval(QUEUE_TENDED_EVERY);
             loop {
                 tokio::select! {
                     () = tasks.stopped() => return,
                     _ = ticks.tick() => tended.tend(),
+                    // A task of its own: a slow disk is not taken for lanes that stand still.
+                    _ = slow_ticks.tick() => {
+                        let queue = tended.inner.parts.queue.clone();
+                        tasks.spawn("queue_tended", async move { queue.tend().await });
+                    }
                 }
             }
         });
@@ -344,13 +367,25 @@ impl Delivery {
     /// Looks after every lane; that this returns is what [`Delivery::progress`] shows.
     fn tend(&self) {
         let lanes: Vec<_> = self.inner.lanes().values().cloned().collect();
+        let mut slowed = BTreeMap::from(SLOWED.map(|how| (how, 0)));
         for lane in lanes {
             lane.tend();
+            if let Some(count) = lane.slowed().and_then(|how| slowed.get_mut(how)) {
+                *count += 1;
+            }
+        }
+        let gauges = &self.inner.parts.metrics.accounts_slowed;
+        for (how, count) in slowed {
+            gauges.get_or_create(&[("how", how)]).set(count);
         }
         self.inner.progress.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// What an account does instead of sending at full pace, for the metric.
+const SLOWED: [&str; 5] = ["held", "token", "paused", "quota", "throttled"];
+/// The queue's housekeeping.
+const QUEUE_TENDED_EVERY: Duration = Duration::from_secs(60);
 /// Often enough for idle connections and for a watchdog of 30 s.
 const TEND_EVERY: Duration = Duration::from_secs(5);
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     lane::{Lane, jitter, millis},
+    limits,
     pool::Live,
     transport::{
         Failure,
@@ -180,19 +181,29 @@ impl Lane {
     /// What a session that ended before MAIL means for the account.
     fn trouble(&self, failure: &Failure) -> Trouble {
         let verdict = verdict::judge_failure(self.account.kind, failure);
-        if let Cause::Refused { reply, .. } = &failure.cause
-            && !verdict.known
-        {
-            self.unknown(failure.phase.name(), reply);
+        let mut said = None;
+        if let Cause::Refused { reply, .. } = &failure.cause {
+            said = Some(reply);
+            if !verdict.known {
+                self.unknown(failure.phase.name(), reply);
+            }
         }
-        self.account_trouble(verdict, self.diagnosis(verdict, failure))
+        self.account_trouble(verdict, self.diagnosis(verdict, failure), said)
     }
 
     /// What a verdict about the account asks for.
-    pub(crate) fn account_trouble(&self, verdict: Verdict, diagnosis: Diagnosis) -> Trouble {
+    /// `reply` is what the provider said, if it said anything.
+    pub(crate) fn account_trouble(
+        &self,
+        verdict: Verdict,
+        diagnosis: Diagnosis,
+        reply: Option<&Reply>,
+    ) -> Trouble {
+        let asked = reply.and_then(limits::retry_after);
+        self.state().asked_until = asked.map(|wait| Instant::now() + wait);
         match verdict.action {
             Action::Slow(wait) | Action::Wait(wait) => Trouble::Waits {
-                wait,
+                wait: asked.unwrap_or(wait),
                 narrower: matches!(verdict.action, Action::Slow(_)),
                 reason: diagnosis.reason,
             },
@@ -220,7 +231,12 @@ impl Lane {
                 (diagnosis.reason, wait)
             }
             Trouble::Fails(reason) => {
-                let wait = self.state().gate.fails(jitter(), now);
+                let mut state = self.state();
+                let mut wait = state.gate.fails(jitter(), now);
+                if let Some(asked) = state.asked_until.take() {
+                    state.gate.not_before(asked);
+                    wait = wait.max(asked.saturating_duration_since(now));
+                }
                 (reason, wait)
             }
             Trouble::Waits {
@@ -228,10 +244,11 @@ impl Lane {
                 narrower,
                 reason,
             } => {
-                self.state().gate.slow(wait, narrower, now);
+                self.slow(wait, narrower, now);
                 (reason, wait)
             }
         };
+        self.state().trouble.clone_from(&reason);
         self.tell();
         tracing::warn!(
             event = "paused",
@@ -240,6 +257,25 @@ impl Lane {
             %reason,
             wait_ms = millis(wait),
         );
+    }
+
+    /// The provider wants less: a pause, then fewer connections and a lower rate for a while.
+    fn slow(&self, wait: Duration, narrower: bool, now: Instant) {
+        {
+            let mut state = self.state();
+            state.gate.slow(wait, narrower, now);
+            if narrower {
+                state.pace.throttle(now + wait, now);
+            }
+        }
+        let meant = match narrower {
+            true => "slow",
+            false => "quota",
+        };
+        let throttles = &self.parts.metrics.throttles;
+        throttles.get_or_create(&[("meant", meant)]).inc();
+        // Idle connections count at the provider as well.
+        self.part_with(self.pool.drain());
     }
 
     /// The verdict with what was seen, for a person.

@@ -9,7 +9,7 @@ use std::{net::IpAddr, ops::Range};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter, tz::TimeZone};
 use memchr::memchr;
 
-use super::{Address, QueueId};
+use super::{Address, QueueId, sanitise};
 
 /// What a header section holds, and where it ends.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -183,6 +183,32 @@ pub fn edit(buffer: &mut Vec<u8>, header: &Header, fields: &[u8]) {
     }
 }
 
+/// The Message-ID of a message that begins here, without its angle brackets (RFC 5322 §3.6.4); as
+/// long as it is told to people, and without control characters. `None`: there is none.
+#[must_use]
+pub fn message_id(message: &[u8]) -> Option<String> {
+    const NAME: &[u8] = b"message-id";
+    let mut lines = message.split_inclusive(|octet| *octet == b'\n');
+    let mut value = lines.find_map(|line| match classify(line) {
+        Line::Field(name) if line.get(..name)?.eq_ignore_ascii_case(NAME) => {
+            let colon = memchr(b':', line)?;
+            Some(Some(line.get(colon + 1..)?.to_vec()))
+        }
+        Line::Field(_) | Line::Continuation => None,
+        Line::Empty | Line::Other | Line::Undecided => Some(None),
+    })??;
+    // Long ones are folded behind the colon.
+    let folded = lines.take_while(|line| classify(line) == Line::Continuation);
+    value.extend(folded.take(1).flatten());
+    let text = String::from_utf8_lossy(&value);
+    let id = text.trim().trim_start_matches('<').trim_end_matches('>');
+    let id: String = sanitise(id).chars().take(MESSAGE_ID_LEN_MAX).collect();
+    (!id.is_empty()).then_some(id)
+}
+
+/// Longer ones are told as far as this; nobody writes them.
+const MESSAGE_ID_LEN_MAX: usize = 512;
+
 /// What a `Received` field tells (RFC 5321 §4.4).
 #[derive(Debug, Clone, Copy)]
 pub struct Trace<'a> {
@@ -300,6 +326,21 @@ mod tests {
         let header = scan("disk full\r\n");
         edit(&mut buffer, &header, b"Date: now\r\n");
         assert_eq!(buffer, b"Date: now\r\n\r\ndisk full\r\n");
+    }
+
+    #[test]
+    fn the_message_id_is_found_folded_or_not() {
+        for (text, id) in [
+            ("A: b\r\nMessage-ID: <1@x>\r\n\r\n", Some("1@x")),
+            ("message-id:<1@x>\r\n", Some("1@x")),
+            ("Message-ID:\r\n <1@x>\r\nB: c\r\n", Some("1@x")),
+            ("Message-Id : 1@x\x1b\r\n", Some("1@x")),
+            ("Message-ID: <>\r\n", None),
+            ("A: b\r\n\r\nMessage-ID: <1@x>\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(message_id(text.as_bytes()).as_deref(), id, "{text:?}");
+        }
     }
 
     /// A long first line without a colon is a body, known before its end is there.

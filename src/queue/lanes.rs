@@ -2,21 +2,24 @@
 //! messages are in somebody's hands. No I/O, no time: plain state behind one short lock.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+use super::turns::Turns;
 use crate::{
     mail::{AccountName, Body, Message, QueueId},
-    store::{Entry, Located},
+    store::{Due, Entry, Located, Turn as SenderTurn},
 };
 
 /// Fresh messages kept in memory for their lanes, all accounts together; the rest is found in the
 /// store.
 const FRESH_MAX: usize = 1_000;
+/// Of one sender: the rest of the room is for the others.
+const FRESH_SENDER_MAX: usize = FRESH_MAX / 2;
 /// Octets of their bodies.
 const FRESH_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -48,8 +51,10 @@ pub(super) struct Lanes {
 
 #[derive(Debug)]
 struct Lane {
-    fresh: VecDeque<(Entry, Message)>,
-    window: VecDeque<Located>,
+    fresh: Turns<(Entry, Message)>,
+    window: Turns<Located>,
+    /// The sender whose messages the store gave last.
+    last: Option<String>,
     /// Whether the store may hold due messages that are not in the window.
     backlog: bool,
     /// The earliest due time known to lie ahead.
@@ -64,8 +69,9 @@ struct Lane {
 impl Default for Lane {
     fn default() -> Self {
         Self {
-            fresh: VecDeque::new(),
-            window: VecDeque::new(),
+            fresh: Turns::default(),
+            window: Turns::default(),
+            last: None,
             backlog: true,
             next_due: None,
             fresh_last: false,
@@ -87,8 +93,12 @@ impl Lanes {
         self.by_account.entry(account.clone()).or_default()
     }
 
-    pub(super) fn has_room(&self, message: &Message) -> bool {
-        self.fresh < FRESH_MAX && self.fresh_bytes + in_memory(message) <= FRESH_BYTES_MAX
+    pub(super) fn has_room(&self, entry: &Entry, message: &Message) -> bool {
+        let lane = self.by_account.get(&entry.account);
+        let of_sender = lane.map_or(0, |lane| lane.fresh.of(&entry.turn()));
+        self.fresh < FRESH_MAX
+            && of_sender < FRESH_SENDER_MAX
+            && self.fresh_bytes + in_memory(message) <= FRESH_BYTES_MAX
     }
 
     pub(super) fn push_fresh(&mut self, entry: Entry, message: Message) {
@@ -96,7 +106,7 @@ impl Lanes {
         self.fresh_bytes += in_memory(&message);
         self.known.insert(entry.id, Hands::Waiting);
         let lane = self.lane(&entry.account.clone());
-        lane.fresh.push_back((entry, message));
+        lane.fresh.push(&entry.turn(), (entry, message));
         lane.notify.notify_one();
     }
 
@@ -114,11 +124,7 @@ impl Lanes {
         }
         let from_fresh = !lane.fresh.is_empty() && (lane.window.is_empty() || !lane.fresh_last);
         lane.fresh_last = from_fresh;
-        let turn = if from_fresh {
-            lane.fresh.pop_front()
-        } else {
-            None
-        };
+        let turn = if from_fresh { lane.fresh.pop() } else { None };
         if let Some((entry, message)) = turn {
             lane.pass_on();
             self.fresh -= 1;
@@ -126,7 +132,7 @@ impl Lanes {
             self.known.insert(entry.id, Hands::Leased);
             return Turn::Fresh(Box::new(entry), message);
         }
-        if let Some(located) = lane.window.pop_front() {
+        if let Some(located) = lane.window.pop() {
             lane.pass_on();
             self.known.insert(located.entry.id, Hands::Leased);
             return Turn::Stored(Box::new(located));
@@ -134,26 +140,36 @@ impl Lanes {
         Turn::Wait(lane.next_due, Arc::clone(&lane.notify))
     }
 
+    /// What the store is asked for: not what somebody has, and behind the sender it gave last.
+    pub(super) fn wanted(&self, account: &AccountName) -> SenderTurn {
+        let lane = self.by_account.get(account);
+        SenderTurn {
+            last: lane.and_then(|lane| lane.last.clone()),
+            known: self.known.keys().copied().collect(),
+        }
+    }
+
     pub(super) fn fetched(
         &mut self,
         account: &AccountName,
-        found: Option<(bool, Vec<Located>, Option<Timestamp>)>,
+        found: Option<(Due, Option<Timestamp>)>,
     ) {
         let lane = self.by_account.entry(account.clone()).or_default();
         let settled = lane.fetching.take().unwrap_or_default();
-        let Some((more, due, next)) = found else {
+        let Some((due, next)) = found else {
             lane.backlog = true;
             lane.notify.notify_one();
             return;
         };
-        for located in due {
+        for located in due.found {
             let id = located.entry.id;
             if !settled.contains(&id) && !self.known.contains_key(&id) {
                 self.known.insert(id, Hands::Waiting);
-                lane.window.push_back(located);
+                lane.window.push(&located.entry.turn(), located);
             }
         }
-        lane.backlog |= more;
+        lane.last = due.last;
+        lane.backlog |= due.more;
         lane.next_due = lane.next_due.into_iter().chain(next).min();
         lane.notify.notify_one();
     }
@@ -189,10 +205,8 @@ impl Lanes {
             return false;
         }
         let lane = self.by_account.entry(account.clone()).or_default();
-        lane.window.retain(|l| l.entry.id != id);
-        if let Some(at) = lane.fresh.iter().position(|(e, _)| e.id == id)
-            && let Some((_, message)) = lane.fresh.remove(at)
-        {
+        lane.window.remove(|located| located.entry.id == id);
+        if let Some((_, message)) = lane.fresh.remove(|(entry, _)| entry.id == id) {
             self.fresh -= 1;
             self.fresh_bytes -= in_memory(&message);
         }
@@ -215,5 +229,148 @@ impl Lane {
         if !self.fresh.is_empty() || !self.window.is_empty() {
             self.notify.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        mail::{Address, QueueId, ReversePath},
+        queue::{
+            NewEntry, Queue,
+            tests::{Rig, account, delivered, new_entry},
+        },
+        store::Filter,
+    };
+    use jiff::Timestamp;
+
+    fn from(queue: &Queue, sender: &str, client: Option<&str>) -> NewEntry {
+        let mut new = new_entry(queue);
+        let address = Address::parse(sender).unwrap();
+        new.envelope.reverse_path = ReversePath::Address(address);
+        new.client = client.map(str::to_owned);
+        new
+    }
+
+    /// How many messages go before the one of `wanted`.
+    async fn before(queue: &Queue, wanted: QueueId) -> usize {
+        let mut count = 0;
+        loop {
+            let lease = queue.lease(&account()).await;
+            let is_it = lease.entry.id == wanted;
+            queue
+                .settle(lease, delivered(Timestamp::MIN))
+                .await
+                .unwrap();
+            if is_it {
+                return count;
+            }
+            count += 1;
+        }
+    }
+
+    /// The bound is the same however large the backlog: what stands in front of a new message is one
+    /// window's share and what goes in turn with it.
+    const WAITS_MAX: usize = 2 * 16 + 2;
+
+    #[tokio::test]
+    async fn a_backlog_of_one_sender_does_not_stand_before_another() {
+        let rig = Rig::new();
+        let queue = rig.open();
+        // More than memory holds: the rest is in the store.
+        for _ in 0..1200 {
+            let new = from(&queue, "bulk@example.com", None);
+            queue.accept(new).await.unwrap();
+        }
+        let new = from(&queue, "alarm@example.com", None);
+        let wanted = new.id;
+        queue.accept(new).await.unwrap();
+        assert!(before(&queue, wanted).await <= WAITS_MAX);
+        // The same when all of it is in the store.
+        drop(queue);
+        let queue = rig.open();
+        let new = from(&queue, "alarm@example.com", None);
+        let wanted = new.id;
+        queue.accept(new).await.unwrap();
+        drop(queue);
+        let queue = rig.open();
+        assert!(before(&queue, wanted).await <= WAITS_MAX);
+        // And when the window was filled before.
+        let new = from(&queue, "later@example.com", None);
+        let wanted = new.id;
+        queue.accept(new).await.unwrap();
+        assert!(before(&queue, wanted).await <= WAITS_MAX);
+        let left = queue.list(Filter::default()).await.unwrap().len();
+        assert!(left > 1000, "the backlog is still there: {left}");
+    }
+
+    #[tokio::test]
+    async fn many_senders_go_round_and_none_is_left_out() {
+        let rig = Rig::new();
+        let queue = rig.open();
+        for n in 0..1000 {
+            let new = from(&queue, &format!("s{}@example.com", n % 100), None);
+            queue.accept(new).await.unwrap();
+        }
+        drop(queue);
+        let queue = rig.open();
+        let mut of_sender = std::collections::BTreeMap::<String, usize>::new();
+        for n in 1..=1000 {
+            let lease = queue.lease(&account()).await;
+            *of_sender.entry(lease.entry.turn()).or_default() += 1;
+            queue
+                .settle(lease, delivered(Timestamp::MIN))
+                .await
+                .unwrap();
+            if n == 500 {
+                // Nobody is far ahead in the middle of it.
+                let most = of_sender.values().max().copied();
+                assert!(most <= Some(8) && of_sender.len() == 100, "{of_sender:?}");
+            }
+        }
+        assert!(of_sender.values().all(|count| *count == 10));
+        assert_eq!(queue.list(Filter::default()).await.unwrap(), []);
+    }
+
+    /// Row 62 of the reliability table: an upstream that takes nothing costs disk, not memory.
+    #[tokio::test]
+    async fn a_backlog_of_any_size_costs_no_more_memory() {
+        let rig = Rig::new();
+        let queue = rig.open();
+        for n in 0..3000 {
+            let new = from(&queue, &format!("s{}@example.com", n % 7), None);
+            queue.accept(new).await.unwrap();
+        }
+        {
+            let lanes = queue.inner.lanes();
+            assert_eq!(lanes.fresh, super::FRESH_MAX);
+            assert_eq!(lanes.known.len(), super::FRESH_MAX);
+            assert!(lanes.fresh_bytes <= super::FRESH_BYTES_MAX);
+        }
+        // Nor does looking at it.
+        drop(queue.lease(&account()).await);
+        let known = queue.inner.lanes().known.len();
+        assert!(
+            known <= super::FRESH_MAX + crate::store::WINDOW_MAX,
+            "{known}"
+        );
+    }
+
+    /// A list with an address a message is one sender, a login is one whatever it sends as.
+    #[tokio::test]
+    async fn lists_and_clients_have_one_turn() {
+        let rig = Rig::new();
+        let queue = rig.open();
+        let turn = |sender: &str, client| {
+            let (entry, _) = queue.entry(from(&queue, sender, client));
+            entry.turn()
+        };
+        assert_eq!(turn("News+r1=x.example@A.example", None), "news@a.example");
+        assert_eq!(turn("+x@a.example", None), "+x@a.example");
+        assert_eq!(
+            turn("a@a.example", Some("erp")),
+            turn("b@a.example", Some("erp"))
+        );
+        assert_ne!(turn("a@a.example", Some("erp")), turn("a@a.example", None));
     }
 }

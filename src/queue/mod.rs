@@ -6,6 +6,8 @@
 
 mod lanes;
 pub mod retry;
+pub mod trace;
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -25,15 +27,14 @@ use crate::{
     clock::Clock,
     mail::{AccountName, Envelope, Message, QueueId, Reply},
     store::{
-        self, Entry, EntryState, Filter, Located, RecipientEntry, RecipientState, Store, StoredBody,
+        self, Due, Entry, EntryState, Filter, Located, RecipientEntry, RecipientState, Store,
+        StoredBody,
     },
     telemetry::Metrics,
 };
 
 /// Random bits of a queue id, below 44 of milliseconds.
 const ID_RANDOM_BITS: u32 = 19;
-/// Due messages taken from the store at once, without their bodies.
-const WINDOW_MAX: usize = 64;
 /// A lane looks at the clock at least so often, because the wall clock may jump.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Between tries while the store refuses.
@@ -78,6 +79,8 @@ pub struct Settlement {
     pub reports: Vec<NewEntry>,
     /// Whether one of them tells the sender that the message is late.
     pub delay_warned: bool,
+    /// The way it took, for the trace; none: it was told before.
+    pub way: Option<trace::Way>,
 }
 
 /// What happens to the recipients that an attempt left open.
@@ -125,6 +128,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     lanes: Mutex<Lanes>,
+    trace: Mutex<trace::Config>,
     last_id: AtomicI64,
 }
 
@@ -149,11 +153,14 @@ impl Queue {
             clock,
             metrics,
             lanes: Mutex::default(),
+            trace: Mutex::default(),
             last_id: AtomicI64::new(0),
         };
-        Self {
+        let queue = Self {
             inner: Arc::new(inner),
-        }
+        };
+        queue.keep_traces(trace::Config::default());
+        queue
     }
 
     /// A fresh queue id: later than every one before it in this process, whatever the clock does.
@@ -188,14 +195,32 @@ impl Queue {
     /// Not cancel safe: dropping the future may leave an unacknowledged message that will still be
     /// delivered.
     pub async fn accept(&self, new: NewEntry) -> Result<(), store::Error> {
+        self.accept_from(new, None).await
+    }
+
+    /// As [`Queue::accept`], and the trace tells who handed the message over.
+    ///
+    /// # Errors
+    /// As [`Queue::accept`].
+    ///
+    /// # Cancel safety
+    /// As [`Queue::accept`].
+    pub async fn accept_from(
+        &self,
+        new: NewEntry,
+        origin: Option<trace::Origin>,
+    ) -> Result<(), store::Error> {
         let (entry, message) = self.entry(new);
         // Known before it is in the store, so that no lane finds it there while we still hold it.
         let hold = Hold::new(&self.inner, &entry);
         let size = message.size;
-        self.inner
-            .store
-            .insert(entry.clone(), message.clone())
-            .await?;
+        self.trace_received(&entry, &message, origin, None);
+        let inserted = self.inner.store.insert(entry.clone(), message.clone());
+        if let Err(error) = inserted.await {
+            let reason = error.to_string();
+            self.trace(entry.id, &trace::Event::Refused { reason });
+            return Err(error);
+        }
         tracing::info!(
             event = "queued", queue_id = %entry.id, account = %entry.account, size,
             recipients = entry.recipients.len(),
@@ -243,7 +268,7 @@ impl Queue {
     /// in the store.
     fn hand_over(&self, entry: Entry, message: Message, hold: Hold) {
         let mut lanes = self.inner.lanes();
-        if lanes.has_room(&message) {
+        if lanes.has_room(&entry, &message) {
             hold.keep();
             lanes.push_fresh(entry, message);
         } else {
@@ -317,6 +342,10 @@ impl Queue {
                     "export it, then delete it or ask its sender to send again",
                 );
                 self.inner.metrics.quarantined.inc();
+                let told = trace::Event::Quarantined {
+                    reason: reason.clone(),
+                };
+                self.trace(entry.id, &told);
                 let ids = vec![entry.id];
                 let state = EntryState::Quarantined;
                 let altered =
@@ -343,11 +372,11 @@ impl Queue {
             account,
             found: None,
         };
-        let limit = WINDOW_MAX + self.inner.lanes().known.len();
+        let wanted = self.inner.lanes().wanted(account);
         let found = async {
-            let due = self.inner.store.due(account.clone(), now, limit).await?;
+            let due = self.inner.store.due(account.clone(), now, wanted).await?;
             let next = self.inner.store.next_due(account.clone(), now).await?;
-            Ok::<_, store::Error>((due.len() >= limit, due, next))
+            Ok::<_, store::Error>((due, next))
         };
         match found.await {
             Ok(found) => fetching.found = Some(found),
@@ -366,8 +395,15 @@ impl Queue {
     ///
     /// # Cancel safety
     /// Not cancel safe: the outcome may be recorded or not.
-    pub async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), store::Error> {
+    pub async fn settle(
+        &self,
+        lease: Lease,
+        mut settlement: Settlement,
+    ) -> Result<(), store::Error> {
         let mut entry = lease.entry.clone();
+        if let Some(way) = settlement.way.take() {
+            self.trace_attempt(&entry, &settlement, way);
+        }
         for (index, state, reply) in settlement.outcomes {
             if let Some(recipient) = entry.recipients.get_mut(index) {
                 recipient.state = state;
@@ -387,6 +423,9 @@ impl Queue {
             .into_iter()
             .map(|r| self.entry(r))
             .collect();
+        for (report, message) in &reports {
+            self.trace_received(report, message, None, Some(entry.id));
+        }
         let holds: Vec<_> = reports
             .iter()
             .map(|(e, _)| Hold::new(&self.inner, e))
@@ -469,6 +508,9 @@ impl Queue {
         })
         .collect();
         let ids: Vec<QueueId> = taken.iter().map(|(e, _)| e.id).collect();
+        for id in &ids {
+            self.trace(*id, &trace::Event::Operated { operation: op });
+        }
         let now = self.inner.clock.now();
         let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
         let held = Some("held by an operator".to_owned());
@@ -489,6 +531,20 @@ impl Queue {
         }
         tracing::info!(event = "queue_operation", operation = ?op, count);
         Ok(count)
+    }
+
+    /// What an account has sent within the last day, as [`Queue::note_usage`] was told.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn usage(&self, account: &AccountName) -> Result<store::Slots, store::Error> {
+        self.inner.store.usage(account.clone()).await
+    }
+
+    /// Notes what an account has sent. It is committed with the settlement that follows, and costs
+    /// no sync of its own.
+    pub fn note_usage(&self, account: &AccountName, slots: store::Slots) {
+        self.inner.store.note_usage(account.clone(), slots);
     }
 
     /// What waits, by account.
@@ -515,6 +571,10 @@ impl Queue {
 }
 
 impl Inner {
+    fn trace_config(&self) -> MutexGuard<'_, trace::Config> {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -575,7 +635,7 @@ impl Drop for Hold {
 struct Fetching<'a> {
     inner: &'a Inner,
     account: &'a AccountName,
-    found: Option<(bool, Vec<Located>, Option<Timestamp>)>,
+    found: Option<(Due, Option<Timestamp>)>,
 }
 
 impl Drop for Fetching<'_> {

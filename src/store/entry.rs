@@ -48,6 +48,30 @@ pub struct Entry {
     pub reason: Option<String>,
 }
 
+impl Entry {
+    /// Whose turn it is when the account's senders take turns: the client that logged in, else the
+    /// reverse-path, without case and without what follows `+` or `=` in front of the `@`, because
+    /// lists write each recipient's name there (VERP) and would stand in the queue as thousands.
+    #[must_use]
+    pub fn turn(&self) -> String {
+        if let Some(client) = &self.client {
+            return format!("client {client}");
+        }
+        let Some(address) = self.reverse_path.address() else {
+            return "<>".to_owned();
+        };
+        let text = address.to_string().to_lowercase();
+        match text.rsplit_once('@') {
+            Some((local, domain)) => {
+                let end = local.find(['+', '=']).filter(|end| *end > 0);
+                let local = end.and_then(|end| local.get(..end)).unwrap_or(local);
+                format!("{local}@{domain}")
+            }
+            None => text,
+        }
+    }
+}
+
 /// One recipient of an [`Entry`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecipientEntry {

@@ -4,6 +4,7 @@
 //! moment in one transaction (group commit). Bodies above [`INLINE_BODY_MAX`] are synced files
 //! beside the database. Only `queue` and `oauth` write here.
 
+mod along;
 mod body;
 mod entry;
 mod failure;
@@ -12,6 +13,7 @@ mod read;
 mod row;
 mod schema;
 mod space;
+mod trace;
 mod writer;
 
 use std::{
@@ -25,17 +27,20 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::{
-    body::Spill,
-    entry::{Entry, EntryState, Filter, RecipientEntry, RecipientState, SealedToken},
-    read::StoredBody,
-    row::Located,
-};
 use self::{
+    along::Along,
     failure::{Failure, Health},
     row::Encoded,
     space::Space,
     writer::{Job, Operation},
+};
+pub use self::{
+    along::{Slots, TraceLimits, TraceRow},
+    body::Spill,
+    entry::{Entry, EntryState, Filter, RecipientEntry, RecipientState, SealedToken},
+    read::{Due, StoredBody, Turn, WINDOW_MAX},
+    row::Located,
+    trace::{TraceAt, TracePage},
 };
 use crate::{
     mail::{AccountName, Body, Message, QueueId},
@@ -114,6 +119,9 @@ struct Inner {
     reader: Arc<Mutex<Connection>>,
     health: Arc<Health>,
     space: Space,
+    along: Arc<Along>,
+    metrics: Arc<Metrics>,
+    database: PathBuf,
     bodies: PathBuf,
     /// Held for the life of the process; the kernel frees it even after `kill -9`.
     _lock: std::fs::File,
@@ -140,13 +148,14 @@ impl Store {
 
         let health = Arc::new(Health::default());
         let space = Space::new(dir);
+        let along = Arc::new(Along::default());
         let (sender, jobs) = mpsc::channel(WAITING_MAX);
         writer::spawn(
             writer_connection,
             jobs,
             Arc::clone(&health),
-            space.clone(),
-            metrics,
+            (space.clone(), Arc::clone(&along)),
+            Arc::clone(&metrics),
         )
         .map_err(|e| Failure::io("starting the writer thread", e).error())?;
         let inner = Inner {
@@ -154,6 +163,9 @@ impl Store {
             reader: Arc::new(Mutex::new(reader)),
             health,
             space,
+            along,
+            metrics,
+            database,
             bodies,
             _lock: lock,
         };
@@ -284,6 +296,33 @@ impl Store {
         self.write(Operation::DeleteToken(account.clone())).await
     }
 
+    /// Hands over a fact for the trace. It goes along with the next commit, so hand it over before
+    /// what it tells of; one for which there is no room is dropped and counted.
+    pub fn trace(&self, row: TraceRow) {
+        if !self.inner.along.trace(row) {
+            self.inner.metrics.trace_events_lost.inc();
+        }
+    }
+
+    /// How much of the trace is kept from now on.
+    pub fn limit_traces(&self, limits: TraceLimits) {
+        self.inner.along.limit(limits);
+    }
+
+    /// Hands over what an account has sent. It goes along with the next commit.
+    pub fn note_usage(&self, account: AccountName, slots: Slots) {
+        self.inner.along.usage(account, slots);
+    }
+
+    /// Commits what waits to go along, and gives up a bounded number of old trace rows. Syncs
+    /// nothing when there is nothing.
+    ///
+    /// # Errors
+    /// As [`Store::insert`].
+    pub async fn tidy(&self) -> Result<(), Error> {
+        self.write(Operation::Tidy).await
+    }
+
     /// Copies the journal back into the database file, so that what a stopped process leaves is
     /// one file. Nothing depends on it.
     ///
@@ -306,6 +345,7 @@ impl Store {
 
     async fn write(&self, operation: Operation) -> Result<(), Error> {
         self.inner.health.check()?;
+        let _waiting = Waiting::new(&self.inner.metrics);
         let (done, answer) = oneshot::channel();
         let gone = || {
             let error = std::io::Error::other("the writer thread ended");
@@ -326,6 +366,22 @@ impl Store {
         if let Body::File(file) = body {
             body::remove(&file.path);
         }
+    }
+}
+
+/// Counts an operation that waits for the writer, also when whoever asked goes away.
+struct Waiting<'a>(&'a Metrics);
+
+impl<'a> Waiting<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.store_waiting.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.store_waiting.dec();
     }
 }
 

@@ -1,16 +1,17 @@
 //! Reading: on a connection of its own, off the runtime's threads. Every body is checked.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, PoisonError},
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Rows, params};
 
 use super::{
-    Entry, EntryState, Error, Filter, SealedToken, Store, body,
+    Entry, EntryState, Error, Filter, SealedToken, Slots, Store, body,
     failure::{Failure, Fault},
     row::{COLUMNS, Located},
 };
@@ -25,10 +26,37 @@ pub enum StoredBody {
     Damaged(String, Option<Message>),
 }
 
+/// Due messages taken out of the store at once, without their bodies.
+pub const WINDOW_MAX: usize = 64;
+/// Of one sender, while others may have some: so many stand before what another sends now.
+const SENDER_MAX: usize = 16;
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// The sender that came last; none: nobody yet.
+    pub last: Option<String>,
+    /// Messages that are not wanted, because somebody has them.
+    pub known: HashSet<QueueId>,
+}
+
+/// Due messages.
+#[derive(Debug)]
+pub struct Due {
+    /// These.
+    pub found: Vec<Located>,
+    /// Whether more are due.
+    pub more: bool,
+    /// The sender that came last.
+    pub last: Option<String>,
+}
+
 const MISMATCH: &str = "the body no longer matches its digest";
 
 impl Store {
-    /// Entries of `account` that are due at `now`, oldest due time first, at most `limit`.
+    /// Entries of `account` that are due at `now` and not known to the caller, at most
+    /// [`WINDOW_MAX`]. When there are more, senders take turns: each has at most 16, and
+    /// the next call goes on behind the sender that came last.
     ///
     /// # Errors
     /// [`Error::Refused`] or [`Error::Broken`].
@@ -36,21 +64,23 @@ impl Store {
         &self,
         account: AccountName,
         now: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<Located>, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        turn: Turn,
+    ) -> Result<Due, Error> {
         self.read("reading due messages", move |connection| {
-            connection
-                .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM messages
-                     WHERE state = 0 AND account = ?1 AND next_attempt_at <= ?2
-                     ORDER BY next_attempt_at LIMIT ?3"
-                ))?
-                .query_map(
-                    params![account.as_str(), now.as_millisecond(), limit],
-                    Located::read,
-                )?
-                .collect()
+            let search = Search {
+                connection,
+                account: account.as_str(),
+                now: now.as_millisecond(),
+                known: &turn.known,
+            };
+            if search.fit_into_window()? {
+                return Ok(Due {
+                    found: search.oldest()?,
+                    more: false,
+                    last: turn.last,
+                });
+            }
+            search.in_turns(turn.last.as_deref())
         })
         .await
     }
@@ -214,6 +244,23 @@ impl Store {
         .await
     }
 
+    /// What an account has sent; empty: nothing is known.
+    ///
+    /// # Errors
+    /// As [`Store::due`].
+    pub async fn usage(&self, account: AccountName) -> Result<Slots, Error> {
+        self.read("reading what an account has sent", move |connection| {
+            let slots: Option<String> = connection
+                .prepare_cached("SELECT slots FROM usage WHERE account = ?1")?
+                .query_row([account.as_str()], |row| row.get(0))
+                .optional()?;
+            // A damaged record is no record: the provider's own limit still stands.
+            let slots = slots.and_then(|slots| serde_json::from_str(&slots).ok());
+            Ok(slots.unwrap_or_default())
+        })
+        .await
+    }
+
     /// Every sealed token.
     ///
     /// # Errors
@@ -251,6 +298,119 @@ impl Store {
     }
 }
 
+/// A search for due messages.
+struct Search<'a> {
+    connection: &'a Connection,
+    account: &'a str,
+    now: i64,
+    known: &'a HashSet<QueueId>,
+}
+
+impl Search<'_> {
+    /// Whether no more are due than are taken at once. Looks at an index alone.
+    fn fit_into_window(&self) -> rusqlite::Result<bool> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id FROM messages WHERE state = 0 AND account = ?1 AND next_attempt_at <= ?2
+             ORDER BY next_attempt_at",
+        )?;
+        let mut rows = statement.query(params![self.account, self.now])?;
+        let mut unknown = 0;
+        while let Some(row) = rows.next()? {
+            unknown += usize::from(!self.known.contains(&QueueId::from_i64(row.get(0)?)));
+            if unknown > WINDOW_MAX {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn oldest(&self) -> rusqlite::Result<Vec<Located>> {
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM messages
+             WHERE state = 0 AND account = ?1 AND next_attempt_at <= ?2
+             ORDER BY next_attempt_at"
+        ))?;
+        self.unknown(
+            statement.query(params![self.account, self.now])?,
+            WINDOW_MAX,
+        )
+    }
+
+    /// The first unknown ones; the others' rows are not decoded.
+    fn unknown(&self, mut rows: Rows<'_>, most: usize) -> rusqlite::Result<Vec<Located>> {
+        let mut found = Vec::new();
+        while found.len() < most {
+            let Some(row) = rows.next()? else { break };
+            if !self.known.contains(&QueueId::from_i64(row.get(0)?)) {
+                found.push(Located::read(row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The next senders, once around at most, share what is taken. A sender is found by one step
+    /// into the index, however many messages it has.
+    fn in_turns(&self, last: Option<&str>) -> rusqlite::Result<Due> {
+        let senders = self.senders_after(last)?;
+        let share = WINDOW_MAX / senders.len().max(1);
+        let share = share.clamp(1, SENDER_MAX);
+        let mut of_sender = self.connection.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM messages
+             WHERE state = 0 AND account = ?1 AND sender = ?2 AND next_attempt_at <= ?3
+             ORDER BY next_attempt_at"
+        ))?;
+        let mut found = Vec::new();
+        for sender in &senders {
+            let rows = of_sender.query(params![self.account, sender, self.now])?;
+            found.extend(self.unknown(rows, share)?);
+        }
+        Ok(Due {
+            found,
+            more: true,
+            last: senders.into_iter().next_back(),
+        })
+    }
+
+    /// The senders behind `last`, then those before it, each once.
+    fn senders_after(&self, last: Option<&str>) -> rusqlite::Result<Vec<String>> {
+        let mut senders: Vec<String> = Vec::new();
+        let mut at = last.map(str::to_owned);
+        let mut wrapped = last.is_none();
+        while senders.len() < WINDOW_MAX {
+            match self.sender_after(at.as_deref())? {
+                // Around: the first one again.
+                Some(sender) if wrapped && senders.first() == Some(&sender) => break,
+                Some(sender) => {
+                    at = Some(sender.clone());
+                    senders.push(sender);
+                }
+                None if wrapped => break,
+                None => (wrapped, at) = (true, None),
+            }
+        }
+        Ok(senders)
+    }
+
+    fn sender_after(&self, sender: Option<&str>) -> rusqlite::Result<Option<String>> {
+        const FIRST: &str = "SELECT sender FROM messages WHERE state = 0 AND account = ?1
+             ORDER BY sender LIMIT 1";
+        const NEXT: &str = "SELECT sender FROM messages WHERE state = 0 AND account = ?1
+             AND sender > ?2 ORDER BY sender LIMIT 1";
+        let read = |row: &Row<'_>| row.get(0);
+        let found = match sender {
+            None => {
+                let mut statement = self.connection.prepare_cached(FIRST)?;
+                statement.query_row(params![self.account], read)
+            }
+            Some(sender) => {
+                let mut statement = self.connection.prepare_cached(NEXT)?;
+                statement.query_row(params![self.account, sender], read)
+            }
+        };
+        found.optional()
+    }
+}
+
 /// Whether it is no use to read again: the row is of another type, or leads into the void.
 fn is_damage(error: &rusqlite::Error) -> bool {
     error
@@ -258,7 +418,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         .is_none_or(|code| code == ErrorCode::DatabaseCorrupt)
 }
 
-async fn blocking<T, F>(operation: &'static str, work: F) -> Result<T, Error>
+pub(super) async fn blocking<T, F>(operation: &'static str, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
     F: FnOnce() -> rusqlite::Result<T> + Send + 'static,

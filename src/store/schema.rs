@@ -16,7 +16,8 @@ const VERSION_OFFSET: u64 = 60;
 
 /// Each step leads from its index to the next schema version (`user_version`). Never edit one that
 /// was released; add the next.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE messages (
         id INTEGER PRIMARY KEY,
         account TEXT NOT NULL,
@@ -36,7 +37,23 @@ const STEPS: &[&str] = &["
         record BLOB NOT NULL,
         previous BLOB
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    -- Whose turn a message is. What an older version has left counts as one sender's.
+    ALTER TABLE messages ADD COLUMN sender TEXT NOT NULL DEFAULT '';
+    CREATE INDEX messages_turn ON messages (account, sender, next_attempt_at) WHERE state = 0;
+    CREATE TABLE usage (account TEXT PRIMARY KEY, slots TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE traces (
+        seq INTEGER PRIMARY KEY,
+        id INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        received INTEGER NOT NULL,
+        total INTEGER NOT NULL,
+        event TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX traces_id ON traces (id);
+",
+];
 
 fn known() -> i64 {
     i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
@@ -146,6 +163,33 @@ mod tests {
             let before = files();
             assert!(matches!(open(&path), Err(Error::Newer { found: 99, .. })));
             assert!(before == files(), "killed: {killed}");
+        }
+    }
+
+    /// A store that the first version left is taken over with its mail.
+    #[test]
+    fn every_older_version_is_led_up_to_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        for version in 0..STEPS.len() {
+            let path = dir.path().join(format!("{version}.sqlite3"));
+            let connection = Connection::open(&path).unwrap();
+            for step in STEPS.iter().take(version) {
+                connection.execute_batch(step).unwrap();
+            }
+            connection
+                .pragma_update(None, "user_version", i64::try_from(version).unwrap())
+                .unwrap();
+            if version > 0 {
+                let row = "INSERT INTO messages VALUES (1, 'a', 0, 0, NULL, x'', 0, '{}', x'')";
+                connection.execute_batch(row).unwrap();
+            }
+            drop(connection);
+            let connection = open(&path).unwrap();
+            let now = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+            assert_eq!(now, Ok(known()));
+            let left = "SELECT COUNT(*) FROM messages WHERE sender = ''";
+            let left: i64 = connection.query_row(left, [], |row| row.get(0)).unwrap();
+            assert_eq!(left, i64::from(version > 0));
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     EntryState, Error, SealedToken,
+    along::{Along, Load},
     failure::{Failure, Fault, Health},
     row::Encoded,
     space::Space,
@@ -32,6 +33,9 @@ const GROUP_MAX: usize = 256;
 /// Octets in one commit, give or take one operation: bounds how far the journal, which cannot start
 /// over within a commit, grows beyond its limit.
 pub(super) const GROUP_BYTES_MAX: u64 = WAL_BYTES_MAX;
+/// Groups that take nothing along after it has failed: a table that cannot be written costs mail one
+/// commit more in so many.
+const GROUPS_WITHOUT_LOAD: u32 = 256;
 /// SQLite's own recursion is shallow; the default 2 MiB would only be reserved.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -54,6 +58,8 @@ pub(super) enum Operation {
     Delete(Vec<QueueId>),
     PutToken(SealedToken),
     DeleteToken(AccountName),
+    /// Nothing but what goes along, and old trace rows go.
+    Tidy,
     /// The journal goes back into the database.
     Fold,
 }
@@ -69,7 +75,11 @@ impl Operation {
                 left + reports.sum::<u64>()
             }
             Self::PutToken(token) => u64::try_from(token.record.len()).unwrap_or(u64::MAX),
-            Self::Alter { .. } | Self::Delete(_) | Self::DeleteToken(_) | Self::Fold => 0,
+            Self::Alter { .. }
+            | Self::Delete(_)
+            | Self::DeleteToken(_)
+            | Self::Tidy
+            | Self::Fold => 0,
         }
     }
 }
@@ -88,18 +98,26 @@ pub(super) struct Job {
     pub(super) done: oneshot::Sender<Result<(), Error>>,
 }
 
+impl Job {
+    fn is_tidy(&self) -> bool {
+        matches!(self.operation, Operation::Tidy)
+    }
+}
+
 /// Starts the writer thread; it ends when every sender is gone.
 pub(super) fn spawn(
     connection: Connection,
     mut jobs: mpsc::Receiver<Job>,
     health: Arc<Health>,
-    space: Space,
+    (space, along): (Space, Arc<Along>),
     metrics: Arc<Metrics>,
 ) -> io::Result<()> {
     let mut writer = Writer {
         connection,
         health,
         space,
+        along,
+        without_load: 0,
         metrics,
     };
     let run = move || {
@@ -136,17 +154,30 @@ struct Writer {
     connection: Connection,
     health: Arc<Health>,
     space: Space,
+    along: Arc<Along>,
+    /// Groups that still take nothing along, because it failed.
+    without_load: u32,
     metrics: Arc<Metrics>,
 }
 
 impl Writer {
     /// Commits a group, or as much of it as can be; everyone is answered.
     fn process(&mut self, group: Vec<Job>) {
-        let mut result = self.commit(&group);
+        let load = self.load(&group);
+        let mut result = self.commit(&group, load.as_ref());
+        if let (Err(failure), Some(load)) = (&result, load)
+            && failure.fault != Fault::Broken
+        {
+            // Whatever it was: mail does not wait for what goes along.
+            tracing::warn!(event = "trace_lost", error = %failure.source, rows = load.rows());
+            self.metrics.trace_events_lost.inc_by(load.rows());
+            self.without_load = GROUPS_WITHOUT_LOAD;
+            result = self.commit(&group, None);
+        }
         if let Err(failure) = &result
             && self.cure(failure)
         {
-            result = self.commit(&group);
+            result = self.commit(&group, None);
         }
         match result {
             Ok(()) => self.committed(group),
@@ -161,6 +192,18 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// What goes along with a group.
+    fn load(&mut self, group: &[Job]) -> Option<Load> {
+        let load = self.along.take();
+        if self.without_load > 0 {
+            self.without_load -= 1;
+            self.metrics.trace_events_lost.inc_by(load.rows());
+            return None;
+        }
+        let tidy = group.iter().any(Job::is_tidy);
+        (tidy || !load.is_empty()).then_some(load)
     }
 
     fn committed(&self, group: Vec<Job>) {
@@ -198,12 +241,13 @@ impl Writer {
     }
 
     /// All or nothing, synced. Nothing is committed after a failure for good.
-    fn commit(&mut self, group: &[Job]) -> Result<(), Failure> {
+    fn commit(&mut self, group: &[Job], load: Option<&Load>) -> Result<(), Failure> {
         self.health.failure()?;
-        self.transact(group).map_err(|failure| self.judge(failure))
+        self.transact(group, load)
+            .map_err(|failure| self.judge(failure))
     }
 
-    fn transact(&mut self, group: &[Job]) -> Result<(), Failure> {
+    fn transact(&mut self, group: &[Job], load: Option<&Load>) -> Result<(), Failure> {
         let step = |operation| move |e| Failure::sqlite(operation, e);
         let transaction = self
             .connection
@@ -211,6 +255,14 @@ impl Writer {
             .map_err(step("beginning a transaction"))?;
         for job in group {
             apply(&transaction, &job.operation).map_err(step("writing to the database"))?;
+        }
+        if let Some(load) = load {
+            let tidy = group.iter().any(Job::is_tidy);
+            load.write(&transaction, tidy).map_err(|error| Failure {
+                // Never the store's end: what is wrong with the disk shows without it as well.
+                fault: Fault::Refused,
+                ..step("writing what goes along")(error)
+            })?;
         }
         transaction.commit().map_err(step("committing to disk"))
     }
@@ -280,7 +332,7 @@ fn apply(connection: &Connection, operation: &Operation) -> rusqlite::Result<()>
             }
             Ok(())
         }
-        Operation::Fold => Ok(()),
+        Operation::Tidy | Operation::Fold => Ok(()),
         Operation::Delete(ids) => ids.iter().try_for_each(|id| delete(connection, *id)),
         Operation::PutToken(token) => connection
             .prepare_cached(
@@ -305,8 +357,9 @@ fn insert(connection: &Connection, row: &Encoded, message: &Message) -> rusqlite
     connection
         .prepare_cached(
             "INSERT INTO messages
-             (id, account, state, next_attempt_at, reason, digest, in_file, entry, entry_digest)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (id, account, state, next_attempt_at, reason, digest, in_file, entry, entry_digest,
+              sender)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             row.entry.id.as_i64(),
@@ -318,6 +371,7 @@ fn insert(connection: &Connection, row: &Encoded, message: &Message) -> rusqlite
             matches!(message.body, Body::File(_)),
             row.json,
             row.digest.0.as_slice(),
+            row.entry.turn(),
         ])?;
     if let Body::Memory(octets) = &message.body {
         connection
@@ -428,6 +482,8 @@ mod tests {
                 .unwrap(),
             health: Arc::default(),
             space: Space::new(dir.path()),
+            along: Arc::default(),
+            without_load: 0,
             metrics: Arc::new(Metrics::new()),
         };
         writer.checkpoint("PASSIVE");

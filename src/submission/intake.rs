@@ -45,6 +45,8 @@ pub(super) struct Intake {
     octets: u64,
     octets_max: u64,
     additions: Additions,
+    /// Known once the header section is complete; for the trace.
+    message_id: Option<String>,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,8 @@ pub(super) struct Taken {
     pub(super) message: Message,
     /// It holds octets above 127, whatever MAIL declared.
     pub(super) eight_bit: bool,
+    /// Its Message-ID, ours if it had none.
+    pub(super) message_id: Option<String>,
 }
 
 impl Intake {
@@ -84,6 +88,7 @@ impl Intake {
             octets: 0,
             octets_max,
             additions,
+            message_id: None,
         }
     }
 
@@ -151,6 +156,7 @@ impl Intake {
         Ok(Taken {
             message,
             eight_bit: self.decoder.faults().eight_bit,
+            message_id: self.message_id,
         })
     }
 
@@ -198,6 +204,7 @@ impl Intake {
         }
         let fields = self.additions.missing(header, self.id);
         header::edit(&mut self.buffer, header, fields.as_bytes());
+        self.message_id = header::message_id(&self.buffer);
         self.stage = Stage::Body;
     }
 

@@ -35,6 +35,16 @@ pub struct Metrics {
     pub store_commits: Counter<u64, AtomicU64>,
     /// Operations committed by the store; divided by the commits, the group size.
     pub store_operations: Counter<u64, AtomicU64>,
+    /// Operations that wait for the store now.
+    pub store_waiting: Gauge<i64, AtomicI64>,
+    /// Trace events that were not kept: there was no room, or the store refused them.
+    pub trace_events_lost: Counter<u64, AtomicU64>,
+    /// Replies that asked an account to send less, by what they meant.
+    pub throttles: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Messages that waited for their account's limits, by limit.
+    pub limit_waits: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Accounts that do not send at full pace now, by what they do instead.
+    pub accounts_slowed: Family<[(&'static str, &'static str); 1], Gauge<i64, AtomicI64>>,
     /// Messages whose stored body did not match its digest.
     pub quarantined: Counter<u64, AtomicU64>,
 }
@@ -73,6 +83,23 @@ impl Metrics {
             token_refreshes: metric!("token_refreshes", "Token refreshes, by result"),
             store_commits: metric!("store_commits", "Commits of the store"),
             store_operations: metric!("store_operations", "Operations committed by the store"),
+            store_waiting: metric!("store_waiting", "Operations that wait for the store now"),
+            trace_events_lost: metric!(
+                "trace_events_lost",
+                "Trace events that were not kept: there was no room, or the store refused them"
+            ),
+            throttles: metric!(
+                "throttles",
+                "Replies that asked an account to send less, by what they meant"
+            ),
+            limit_waits: metric!(
+                "limit_waits",
+                "Messages that waited for their account's limits, by limit"
+            ),
+            accounts_slowed: metric!(
+                "accounts_slowed",
+                "Accounts that do not send at full pace now, by what they do instead"
+            ),
             quarantined: metric!(
                 "quarantined",
                 "Messages whose stored body did not match its digest"

@@ -24,6 +24,7 @@ const ACCOUNT: &[&str] = &[
     "token_expires_at",
     "last_refresh_at",
     "queued",
+    "limits",
 ];
 
 /// Fields of `queue list --json`.
@@ -94,6 +95,58 @@ fn accounts() {
     assert_eq!(account["state"], "ready");
     assert_eq!(account["queued"], 0);
     assert!(site.cli(&["accounts"]).contains("alerts"));
+}
+
+/// The story of a message, found by each of its names; what was deferred, held, released and
+/// delivered stands in its order.
+#[test]
+fn trace() {
+    let sink = Sink::start();
+    let (site, _relay, id) = deferred(&sink);
+    site.cli(&["queue", "hold", &id]);
+    sink.answer_mail(None);
+    site.cli(&["queue", "release", &id]);
+    site.wait_empty();
+    let stories = eventually("the outcome is told", || {
+        let stories = site.json(&["trace", &id]);
+        let facts = stories[0]["facts"].as_array().unwrap().clone();
+        let outcome = facts.last().unwrap()["outcomes"][0]["state"].clone();
+        (outcome == "delivered").then_some(stories)
+    });
+    let facts = stories[0]["facts"].as_array().unwrap();
+    let told: Vec<&str> = facts
+        .iter()
+        .map(|fact| fact["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        ["received", "attempted", "operated", "operated", "attempted"]
+    );
+    assert!(facts.iter().all(|fact| is_time(&fact["at"])));
+    let recipient = facts[0]["recipients"][0].as_str().unwrap();
+    let message_id = facts[0]["message_id"].as_str().unwrap();
+    assert!(
+        facts[0]["origin"]["peer"]
+            .as_str()
+            .unwrap()
+            .starts_with("127.0.0.1:")
+    );
+    for name in [recipient, "app@example.test", message_id, "*@example.test"] {
+        assert_eq!(site.json(&["trace", name])[0]["id"], id, "{name}");
+    }
+    assert_eq!(site.json(&["trace", "--since", "1h"]).len(), 1);
+    let text = site.cli(&["trace", recipient]);
+    for part in [
+        &id,
+        "received from 127.0.0.1:",
+        "451 4.7.500 busy",
+        "release by",
+        "delivered: ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let unknown = site.run(&["trace", "nobody@example.test"]);
+    assert_eq!(unknown.status.code(), Some(1));
 }
 
 /// Each entry with every field, times as RFC 3339, the upstream's reply with its odd enhanced code.

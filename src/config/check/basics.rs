@@ -18,7 +18,7 @@ use crate::{
     },
     delivery,
     oauth::Key,
-    queue::retry::Policy,
+    queue::{retry::Policy, trace},
     telemetry::log,
 };
 
@@ -27,6 +27,9 @@ const CONSOLE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 802
 
 /// The systemd credential that seals tokens, if it is passed.
 const KEY_CREDENTIAL: &str = "gatepost.key";
+
+/// Some thousand messages.
+const TRACE_SIZE_MIN: u64 = 1024 * 1024;
 
 /// RFC 1035 §2.3.4.
 const HOSTNAME_LEN_MAX: usize = 253;
@@ -172,6 +175,24 @@ impl Checker<'_> {
             Some(BounceTo::Address(address)) => delivery::BounceTo::Address(address),
         };
         (policy, bounce_to)
+    }
+
+    /// How much of the trace is kept.
+    pub(super) fn trace(&mut self, section: &file::Trace) -> trace::Config {
+        let default = trace::Config::default();
+        let config = trace::Config {
+            keep: section.keep.copied().unwrap_or(default.keep),
+            size_max: section
+                .size_max
+                .get()
+                .map_or(default.size_max, |size| size.0),
+        };
+        if config.size_max < TRACE_SIZE_MIN && !config.keep.is_zero() {
+            let what = "would keep next to nothing";
+            let remedy = "use \"1MiB\" or more, or keep = \"0s\" for no trace";
+            section.size_max.refuse(&mut self.report, what, remedy);
+        }
+        config
     }
 
     /// What seals tokens: the systemd credential if it is passed, else what `store.key` says, else

@@ -57,6 +57,7 @@ pub(super) fn check(
     checker.logins(&listeners, clients.len());
     let key = checker.key(&file.store.key, &state_dir);
     let (retry, bounce_to) = checker.queue(&file.queue);
+    let trace = checker.trace(&file.trace);
     let log = checker.log(&file.log);
     if let (Some(path), Some(key)) = (path, &findings.literal_secret) {
         checker.others_may_read(path, key);
@@ -85,6 +86,7 @@ pub(super) fn check(
             accounts: accounts.delivery,
         },
         queue: queue::Config { retry },
+        trace,
         admin,
         log,
         file: path.map(Path::to_owned),

@@ -1,6 +1,8 @@
 //! Lanes over a real queue and store, against an upstream played here.
 
+mod day;
 mod senders;
+mod world;
 
 use std::{collections::HashSet, sync::atomic::AtomicUsize};
 

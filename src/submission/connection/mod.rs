@@ -22,9 +22,9 @@ use super::{
     wire::{Hangup, Wire},
 };
 use crate::{
-    mail::{AccountName, BodyType, QueueId, header::Trace},
-    queue::NewEntry,
-    route::Origin,
+    mail::{self, AccountName, BodyType, QueueId, header::Trace},
+    queue::{NewEntry, trace::Origin},
+    route,
     smtp::{
         data::decode::BareEnds,
         line::{Ending, Frame, Framer},
@@ -359,7 +359,7 @@ impl Connection {
     fn route(&self, rules: &Rules) -> Option<AccountName> {
         let login = self.session.login();
         let client = login.and_then(|login| rules.clients.get(login));
-        let origin = Origin {
+        let origin = route::Origin {
             client: login,
             client_account: client.and_then(|client| client.account.as_ref()),
             listener: &self.context.live.listener.name,
@@ -404,6 +404,13 @@ impl Connection {
         taken: Taken,
         began: Instant,
     ) -> Result<Reply, Reply> {
+        let origin = Origin {
+            peer: self.context.peer.to_string(),
+            listener: self.context.live.listener.name.clone(),
+            helo: mail::sanitise(self.session.helo().unwrap_or_default()),
+            protocol: self.session.protocol().to_owned(),
+            message_id: taken.message_id,
+        };
         let mut envelope = self.session.take_envelope().ok_or(Reply::MAIL_FIRST)?;
         if taken.eight_bit {
             envelope.body = BodyType::EightBitMime;
@@ -417,7 +424,8 @@ impl Connection {
             message: taken.message,
             client,
         };
-        let accepted = self.context.shared.queue.accept(entry).await;
+        let queue = &self.context.shared.queue;
+        let accepted = queue.accept_from(entry, Some(origin)).await;
         accepted.map_err(|error| intake::refusal(&error))?;
         tracing::info!(
             event = "received",

@@ -23,18 +23,20 @@ use crate::{
     },
 };
 
-/// What went well, told as it happens; a probe reads it, deliveries keep none.
+/// What went well, told as it happens: a probe reads every step, a delivery how long each took.
 #[derive(Debug)]
 pub(crate) struct Journal {
     steps: Option<Vec<ProbeStep>>,
+    times: Vec<(&'static str, Duration)>,
     since: Instant,
 }
 
 impl Journal {
-    /// One that forgets.
+    /// One that keeps the times alone.
     pub(crate) fn silent() -> Self {
         Self {
             steps: None,
+            times: Vec::new(),
             since: Instant::now(),
         }
     }
@@ -43,23 +45,39 @@ impl Journal {
     pub(crate) fn telling() -> Self {
         Self {
             steps: Some(Vec::new()),
+            times: Vec::new(),
             since: Instant::now(),
         }
     }
 
-    pub(super) fn ok(&mut self, step: &str, detail: impl FnOnce() -> String) {
+    /// A transaction begins; on a new connection it goes on from the sign-in.
+    pub(super) fn begin(&mut self) {
+        if self.times.is_empty() {
+            self.since = Instant::now();
+        }
+    }
+
+    /// How long each step took, taken out.
+    pub(crate) fn take_times(&mut self) -> Vec<(&'static str, Duration)> {
+        std::mem::take(&mut self.times)
+    }
+
+    pub(super) fn ok(&mut self, step: &'static str, detail: impl FnOnce() -> String) {
         self.record(step, true, detail);
     }
 
-    pub(super) fn reply(&mut self, step: &str, reply: &Reply) {
+    pub(super) fn reply(&mut self, step: &'static str, reply: &Reply) {
         self.record(step, reply.is_positive(), || reply.to_string());
     }
 
     /// Records a step that ends now.
-    pub(crate) fn record(&mut self, step: &str, ok: bool, detail: impl FnOnce() -> String) {
-        let Some(steps) = &mut self.steps else { return };
+    pub(crate) fn record(&mut self, step: &'static str, ok: bool, detail: impl FnOnce() -> String) {
         let elapsed = self.since.elapsed();
         self.since = Instant::now();
+        let Some(steps) = &mut self.steps else {
+            self.times.push((step, elapsed));
+            return;
+        };
         steps.push(ProbeStep {
             step: step.to_owned(),
             ok,
@@ -91,14 +109,14 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let Smarthost { host, port, .. } = smarthost;
         let at = |phase| move |cause| failure(phase, cause);
-        let stream = dial::tcp(host, *port).await.map_err(Cause::Dial);
+        let stream = Stream::dial(host, *port).await.map_err(Cause::Dial);
         let stream = stream.map_err(at(Phase::Connect))?;
-        journal.ok("connect", || match stream.peer_addr() {
-            Ok(address) => format!("{host}:{port} ({})", address.ip()),
-            Err(_) => format!("{host}:{port}"),
+        journal.ok("connect", || match stream.peer() {
+            Some(address) => format!("{host}:{port} ({address})"),
+            None => format!("{host}:{port}"),
         });
         let mut connection = Self {
-            stream: Stream::Plain(stream),
+            stream,
             reader: ReplyReader::default(),
             capabilities: Capabilities::default(),
             host: host.clone(),
@@ -169,6 +187,8 @@ impl Connection {
         let plain = match std::mem::replace(&mut self.stream, Stream::Closed) {
             Stream::Plain(stream) => stream,
             Stream::Tls(_) | Stream::Closed => return Err(at(Cause::Closed)),
+            #[cfg(test)]
+            Stream::Memory(_) => return Err(at(Cause::Closed)),
         };
         let stream = dial::tls(plain, &connector, &smarthost.host).await;
         let stream = stream.map_err(|error| at(Cause::Tls(error)))?;

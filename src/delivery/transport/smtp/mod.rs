@@ -6,6 +6,8 @@
 //! asked for ends the session; the end of the data is sent only after `ready` allowed it.
 
 mod login;
+#[cfg(test)]
+pub(crate) mod memory;
 mod stream;
 
 use std::{
@@ -91,6 +93,7 @@ impl Connection {
         job: &Job<'_>,
         ready: impl Future<Output = bool>,
     ) -> Result<Answers, Failure> {
+        self.journal.begin();
         if let Some(reply) = self.refused_beforehand(job).await? {
             return Ok(same(job.recipients.len(), Phase::Mail, &reply));
         }

@@ -12,6 +12,8 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use crate::net::dial;
+
 /// A connection upstream.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -21,17 +23,44 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// Given up during a handshake.
     Closed,
+    /// To an upstream in the same process, where simulated time needs one.
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 impl Stream {
+    /// Connects, in clear. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`dial::tcp`].
+    pub(super) async fn dial(host: &str, port: u16) -> Result<Self, dial::Error> {
+        #[cfg(test)]
+        if let Some(dialed) = super::memory::dial(host, port) {
+            return dialed.map(Self::Memory);
+        }
+        dial::tcp(host, port).await.map(Self::Plain)
+    }
+
+    /// Where the other end is, if it is known.
+    pub(super) fn peer(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Tls(_) | Self::Closed => None,
+            #[cfg(test)]
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Whether credentials may be sent: encrypted, or never leaving this machine.
     pub(super) fn is_private(&self) -> bool {
         match self {
             Self::Tls(_) => true,
             Self::Closed => false,
-            Self::Plain(stream) => stream
-                .peer_addr()
-                .is_ok_and(|address| address.ip().to_canonical().is_loopback()),
+            Self::Plain(_) => self
+                .peer()
+                .is_some_and(|address| address.to_canonical().is_loopback()),
+            #[cfg(test)]
+            Self::Memory(_) => true,
         }
     }
 }
@@ -45,6 +74,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Closed => Poll::Ready(Ok(())),
         }
     }
@@ -59,6 +90,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, octets),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, octets),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_write(context, octets),
             Self::Closed => Poll::Ready(Ok(0)),
         }
     }
@@ -67,6 +100,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_flush(context),
             Self::Closed => Poll::Ready(Ok(())),
         }
     }
@@ -75,6 +110,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Closed => Poll::Ready(Ok(())),
         }
     }
