@@ -168,6 +168,7 @@ section! {
         connections: Field<u32>,
         messages_per_minute: Field<u32>,
         recipients_per_day: Field<u32>,
+        recipients_per_message: Field<u32>,
     }
 }
 
@@ -202,6 +203,7 @@ section! {
         delay_warning: Field<Duration>,
         bounce_to: Field<BounceTo>,
         uncertain: Field<delivery::OnUncertain>,
+        bounces_per_hour: Field<u32>,
     }
 }
 

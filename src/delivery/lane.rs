@@ -7,6 +7,7 @@
 //! short lock.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -24,6 +25,7 @@ use super::{
     limits::Pace,
     plan,
     pool::Pool,
+    width::Width,
 };
 use crate::{
     net::{tasks::Tasks, tls::client::Connectors},
@@ -36,6 +38,7 @@ use crate::{
 pub(crate) struct Common {
     pub(crate) hostname: String,
     pub(crate) bounce_to: BounceTo,
+    pub(crate) bounces_per_hour: Option<NonZeroU32>,
     pub(crate) delay_warning: Duration,
     pub(crate) on_uncertain: OnUncertain,
 }
@@ -70,6 +73,7 @@ pub(crate) struct State {
     started: bool,
     pub(crate) gate: Gate,
     pub(crate) pace: Pace,
+    pub(crate) width: Width,
     workers: usize,
     /// Workers that wait for a message.
     waiting: usize,
@@ -98,6 +102,7 @@ impl Lane {
             state: Mutex::new(State {
                 gate: Gate::new(account.limits.connections, now),
                 pace: Pace::new(&account.limits, now),
+                width: Width::new(account.limits.recipients_per_message),
                 started: false,
                 workers: 0,
                 waiting: 0,
@@ -377,7 +382,7 @@ impl Lane {
                 },
             }
         };
-        let recipients = plan::next_recipients(self.account.kind, &lease.entry).len();
+        let recipients = plan::next_recipients(self.width(), &lease.entry).len();
         loop {
             let now = Instant::now();
             let pause = self.state().pace.take(recipients, now);

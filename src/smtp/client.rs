@@ -588,6 +588,39 @@ mod tests {
         }
     }
 
+    /// Whatever a server writes, in whatever pieces: no panic, and no more kept than a reply may have.
+    #[test]
+    fn noise_is_bounded_and_never_more_than_an_error() {
+        const ALPHABET: &[u8] = b"2345 -0\r\n.a\0\xff\x1b";
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut chance = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed % u64::try_from(below).unwrap()).unwrap()
+        };
+        for _ in 0..100_000 {
+            let mut reader = ReplyReader::default();
+            let mut wire = b"250-".to_vec();
+            wire.truncate(chance(5));
+            wire.extend((0..chance(40)).map(|_| ALPHABET[chance(ALPHABET.len())]));
+            'session: for piece in wire.chunks(chance(7) + 1) {
+                reader.feed(piece);
+                loop {
+                    match reader.reply() {
+                        Ok(Some(reply)) => {
+                            assert!(reply.lines().all(|line| !line.contains(char::is_control)));
+                            assert!((200..600).contains(&reply.into_reply().code));
+                        }
+                        Ok(None) => break,
+                        Err(_) => break 'session,
+                    }
+                }
+                assert!(reader.unread() <= wire.len() + REPLY_LINES_MAX);
+            }
+        }
+    }
+
     #[test]
     fn octets_after_a_reply_are_seen() {
         let mut reader = ReplyReader::default();
