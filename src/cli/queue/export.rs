@@ -11,9 +11,12 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    admin::client::Client,
+    admin::{
+        api::QueueQuery,
+        client::{Client, Error},
+    },
     cli::{Context, reach},
-    mail::QueueId,
+    mail::{AccountName, QueueId},
 };
 
 /// Mail is for its owner's eyes.
@@ -21,10 +24,20 @@ const FILE_MODE: u32 = 0o600;
 
 /// Arguments of `gatepost queue export`.
 #[derive(Debug, clap::Args)]
+#[group(id = "exported", required = true, multiple = true, args = ["ids", "account", "sender", "all"])]
 pub(super) struct Args {
-    /// The messages
-    #[arg(value_name = "ID", required = true)]
+    /// These messages
+    #[arg(value_name = "ID")]
     ids: Vec<QueueId>,
+    /// All messages of this account
+    #[arg(long, value_name = "NAME", conflicts_with = "ids")]
+    account: Option<String>,
+    /// All messages whose sender matches (`*` matches anything)
+    #[arg(long, value_name = "PATTERN", conflicts_with = "ids")]
+    sender: Option<String>,
+    /// All messages
+    #[arg(long, conflicts_with_all = ["ids", "account", "sender"])]
+    all: bool,
     /// Where the files go
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -36,7 +49,34 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
         let written = export(&client, *id, &args.dir).await?;
         context.printer.line(written.display())?;
     }
-    Ok(ExitCode::SUCCESS)
+    if !args.ids.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut query = QueueQuery {
+        account: args.account.as_deref().map(AccountName::new),
+        sender: args.sender.clone(),
+        ..QueueQuery::default()
+    };
+    loop {
+        let page = client.queue(&query).await?;
+        for entry in &page.entries {
+            match export(&client, entry.id, &args.dir).await {
+                Ok(written) => context.printer.line(written.display())?,
+                // Delivered since the page was read: there is nothing left to export.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        query.after = page.next;
+        if query.after.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Error>();
+    problem.is_some_and(|error| matches!(error, Error::Problem(problem) if problem.status == 404))
 }
 
 /// Writes both files; the message's path.

@@ -116,10 +116,17 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
             "the server's TLS certificate is not valid for it",
             "nothing was sent: if its issuer inspects TLS on your network, put its root into smtp.ca_file or exempt this host; else compare smtp.host with the certificate",
         ),
+        Cause::Tls(dial::TlsError::Refused(
+            rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_),
+        )) => account(
+            Hold,
+            "the server and we have no TLS version or cipher in common (1.2 is the least)",
+            "nothing was sent: update the server, or use the host its provider has for TLS 1.2 and newer",
+        ),
         Cause::Tls(dial::TlsError::Refused(_) | dial::TlsError::Name) => account(
             Hold,
-            "the server's TLS certificate is not valid for it, or TLS 1.2 is not spoken",
-            "nothing was sent: compare smtp.host with the certificate; for a private authority set smtp.ca_file",
+            "the server's TLS certificate is not valid for it, or what answers there is not TLS",
+            "nothing was sent: compare smtp.host with the certificate, and smtp.tls with the port",
         ),
         Cause::TlsSettings(_) => account(
             Hold,
