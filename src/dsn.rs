@@ -266,9 +266,10 @@ pub(crate) fn date(at: Timestamp) -> String {
         .unwrap_or_default()
 }
 
-/// A reply as it may be quoted: one line, bounded.
+/// A reply as it may be quoted: one line, bounded. An encoded word (RFC 2047) would be decoded by a
+/// reader of the fields into a text that was never checked, so it is broken open.
 fn quoted(reply: &Reply) -> String {
-    one_line(&reply.to_string())
+    one_line(&reply.to_string()).replace("=?", "= ?")
 }
 
 fn one_line(text: &str) -> String {
@@ -485,7 +486,7 @@ mod tests {
             550,
             None,
             format!(
-                "no\r\n\r\n--=_guess--\r\nX: y\x00{}",
+                "no\r\n\r\n--=_guess--\r\nX: y\x00 =?utf-8?q?=0D=0AX:?= {}",
                 "\u{e9} very long".repeat(500)
             ),
         );
@@ -493,6 +494,7 @@ mod tests {
         assert_eq!(parts(&message).len(), 3);
         let text = String::from_utf8(message).expect("text");
         assert!(!text.contains("\r\nX: y"));
+        assert!(!text.contains("=?"), "nothing is left to decode");
         assert!(text.len() < 8000);
         assert!(text.split("\r\n").all(|line| line.len() <= 998));
         assert!(!text.replace("\r\n", "").contains(['\r', '\n', '\0']));

@@ -16,3 +16,4 @@ mod oauth;
 mod own_address;
 mod proxy;
 mod rig;
+mod upstream;
