@@ -240,6 +240,8 @@ mod tests {
             "queue delete 0000000000000 --all",
             "queue show not-an-id",
             "queue export",
+            "queue export --dir out",
+            "queue import",
             "queue list --state odd",
         ] {
             let arguments = std::iter::once("gatepost").chain(line.split_whitespace());
@@ -262,6 +264,8 @@ mod tests {
             "queue hold --account alerts --sender *@contoso.com",
             "queue release --all",
             "queue export 0000000000000 --dir out",
+            "queue export --sender *@contoso.com --dir out",
+            "queue import out --account alerts",
             "test alerts --to ops@example.com",
         ] {
             let arguments = std::iter::once("gatepost").chain(line.split_whitespace());

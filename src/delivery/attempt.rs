@@ -34,6 +34,15 @@ struct Guise {
     head: Option<Head>,
 }
 
+/// What the server that had the message can do.
+#[derive(Clone, Copy)]
+struct Server {
+    /// DSN (RFC 3461).
+    reports_itself: bool,
+    /// 8BITMIME.
+    eight_bit: bool,
+}
+
 /// What the connection did with a message.
 struct Carried {
     live: Live,
@@ -87,9 +96,12 @@ impl Lane {
                 plan
             }
         };
-        let reports_itself = live.connection.capabilities().dsn();
+        let server = Server {
+            reports_itself: live.connection.capabilities().dsn(),
+            eight_bit: live.connection.capabilities().eight_bit_mime(),
+        };
         let barrier = self.after_transaction(&plan, live).await;
-        let settlement = self.settlement(&lease, plan, reports_itself, started).await;
+        let settlement = self.settlement(&lease, plan, server, started).await;
         drop(ticket);
         self.settle(lease, settlement, barrier).await;
     }
@@ -217,7 +229,7 @@ impl Lane {
         &self,
         lease: &Lease,
         mut plan: Plan,
-        reports_itself: bool,
+        server: Server,
         started: Instant,
     ) -> Settlement {
         let entry = &lease.entry;
@@ -241,6 +253,7 @@ impl Lane {
             entry,
             message: &lease.message,
             now,
+            eight_bit: server.eight_bit,
         };
         let mut reports = Vec::new();
         match reporter.owed(&plan) {
@@ -270,7 +283,7 @@ impl Lane {
                 delay_warned = true;
             }
         }
-        if !reports_itself {
+        if !server.reports_itself {
             let id = || self.parts.queue.next_id();
             reports.extend(reporter.relayed(id, &plan).await);
         }

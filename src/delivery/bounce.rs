@@ -28,6 +28,8 @@ pub(crate) struct Reporter<'a> {
     pub(crate) entry: &'a Entry,
     pub(crate) message: &'a Message,
     pub(crate) now: Timestamp,
+    /// Whether the server takes 8-bit data.
+    pub(crate) eight_bit: bool,
 }
 
 /// What is owed for recipients given up.
@@ -161,6 +163,7 @@ impl Reporter<'_> {
         let full = self.entry.ret == Some(Ret::Full)
             && kind == Kind::Failed
             && start.len() <= FULL_MAX
+            && (self.eight_bit || start.is_ascii())
             && u64::try_from(start.len()).is_ok_and(|len| len == self.message.size);
         let original = if full {
             Original::Full(&start)
@@ -326,6 +329,7 @@ mod tests {
                 entry: &self.entry,
                 message: &self.message,
                 now: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(5),
+                eight_bit: true,
             }
         }
 

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 
+use super::operate;
 use crate::{
     admin::{
         api::QueueQuery,
@@ -24,20 +25,9 @@ const FILE_MODE: u32 = 0o600;
 
 /// Arguments of `gatepost queue export`.
 #[derive(Debug, clap::Args)]
-#[group(id = "exported", required = true, multiple = true, args = ["ids", "account", "sender", "all"])]
 pub(super) struct Args {
-    /// These messages
-    #[arg(value_name = "ID")]
-    ids: Vec<QueueId>,
-    /// All messages of this account
-    #[arg(long, value_name = "NAME", conflicts_with = "ids")]
-    account: Option<String>,
-    /// All messages whose sender matches (`*` matches anything)
-    #[arg(long, value_name = "PATTERN", conflicts_with = "ids")]
-    sender: Option<String>,
-    /// All messages
-    #[arg(long, conflicts_with_all = ["ids", "account", "sender"])]
-    all: bool,
+    #[command(flatten)]
+    which: operate::Args,
     /// Where the files go
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -45,16 +35,17 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let client = reach::connect(&context.sources).await?;
-    for id in &args.ids {
+    let which = &args.which;
+    for id in &which.ids {
         let written = export(&client, *id, &args.dir).await?;
         context.printer.line(written.display())?;
     }
-    if !args.ids.is_empty() {
+    if !which.ids.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     let mut query = QueueQuery {
-        account: args.account.as_deref().map(AccountName::new),
-        sender: args.sender.clone(),
+        account: which.account.as_deref().map(AccountName::new),
+        sender: which.sender.clone(),
         ..QueueQuery::default()
     };
     loop {

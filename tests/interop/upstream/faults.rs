@@ -155,7 +155,8 @@ fn eight_bit_data_is_returned_at_once_by_a_server_without_8bitmime() {
     let _relay = site.start();
     let send = |octets: &[u8]| {
         let mut client = Client::ehlo(site.smtp).unwrap();
-        let mail = "MAIL FROM:<app@example.test> BODY=8BITMIME";
+        // The whole message is wanted back, which is 8-bit data as well.
+        let mail = "MAIL FROM:<app@example.test> BODY=8BITMIME RET=FULL";
         client.command(mail).unwrap().expect(250).unwrap();
         let rcpt = "RCPT TO:<rcpt@example.org>";
         client.command(rcpt).unwrap().expect(250).unwrap();
@@ -176,4 +177,34 @@ fn eight_bit_data_is_returned_at_once_by_a_server_without_8bitmime() {
             .iter()
             .any(|text| text.contains("Subject: test ascii"))
     );
+}
+
+/// A server without SMTPUTF8: the sender of mail to an address in another script is told at once, in a
+/// report that this server takes.
+#[test]
+fn an_address_in_another_script_is_returned_at_once_by_a_server_without_smtputf8() {
+    let mut sink = SmtpSink::start(&["-8"]);
+    sink.wait_open();
+    let site = Site::new(&plain_account("alerts", sink.address));
+    let _relay = site.start();
+    let mut client = Client::ehlo(site.smtp).unwrap();
+    for line in [
+        "MAIL FROM:<app@example.test> SMTPUTF8",
+        "RCPT TO:<j\u{fc}rgen@example.org>",
+    ] {
+        client.command(line).unwrap().expect(250).unwrap();
+    }
+    client.command("DATA").unwrap().expect(354).unwrap();
+    let octets = message("script", b"Hello.\r\n");
+    client.data(&octets).unwrap().expect(250).unwrap();
+    site.wait_empty();
+    let taken = sink.taken();
+    assert_eq!(taken.len(), 1, "{taken:#?}");
+    let report = &taken[0];
+    assert!(report.is_ascii());
+    assert!(
+        report.contains("Final-Recipient: utf-8; j\\x{FC}rgen@example.org"),
+        "{report}"
+    );
+    assert!(report.contains("Status: 5.6.7"), "{report}");
 }
