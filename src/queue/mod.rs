@@ -459,7 +459,7 @@ impl Queue {
     /// Applies `operation` to every matching entry; how many there were. A message that is being
     /// delivered at this moment is not touched, and not counted. `Retry` leaves held ones held.
     ///
-    /// Goes through the queue in parts of [`OPERATED_MAX`], each of its own commit: memory is bounded
+    /// Goes through the queue in parts of 500, each of its own commit: memory is bounded
     /// whatever the number. Interrupted, the parts before it are done.
     ///
     /// # Errors
