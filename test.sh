@@ -21,7 +21,7 @@ PACKAGES=(
 )
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
-    cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix swaks:swaks
+    cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks
     tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
     setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
 )

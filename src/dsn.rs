@@ -1,8 +1,11 @@
 //! Delivery status notifications (RFC 3464 in RFC 6522 multipart/report). Pure.
 //!
 //! What a server said is quoted without control characters and bounded: a reply can add neither a
-//! header nor a part. With an address that is not ASCII the report is internationalised (RFC 6533).
+//! header nor a part. Everything travels as ASCII, also to a server without 8BITMIME and SMTPUTF8: a
+//! recipient in another script is written as RFC 6533 §3 does where that is needed. Only a sender in
+//! another script gets an internationalised report, and only a whole message its own 8-bit data.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 
 use crate::mail::{Address, EnhancedCode, Reply};
@@ -76,27 +79,45 @@ impl Report<'_> {
     /// Whether the report needs SMTPUTF8 to travel.
     #[must_use]
     pub fn is_international(&self) -> bool {
-        !self.to.is_ascii() || self.recipients.iter().any(|r| !r.address.is_ascii())
+        !self.to.is_ascii()
     }
 
     /// The report as a message: CRLF line endings, a final CRLF.
     #[must_use]
     pub fn to_message(&self) -> Vec<u8> {
-        let mut text = String::new();
         let boundary = format!("=_{}", self.id);
-        self.head(&mut text, &boundary);
-        text.push_str(&format!("--{boundary}\r\n"));
-        self.explanation(&mut text);
-        text.push_str(&format!("\r\n--{boundary}\r\n"));
+        let mut text = format!("--{boundary}\r\n");
+        let told = self.explanation();
+        let encoding = self.part_encoding(told.as_bytes());
+        text.push_str(&format!(
+            "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
+        ));
+        let mut parts = text.into_bytes();
+        push_encoded(&mut parts, told.as_bytes(), encoding);
+        let mut text = format!("\r\n--{boundary}\r\n");
         self.fields(&mut text);
         text.push_str(&format!("\r\n--{boundary}\r\n"));
+        parts.extend_from_slice(text.as_bytes());
+        self.returned(&mut parts);
+        parts.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let mut text = String::new();
+        self.head(&mut text, &boundary, parts.is_ascii());
         let mut message = text.into_bytes();
-        self.returned(&mut message);
-        message.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        message.append(&mut parts);
         message
     }
 
-    fn head(&self, out: &mut String, boundary: &str) {
+    /// How a part of text travels.
+    fn part_encoding(&self, octets: &[u8]) -> &'static str {
+        match (octets.is_ascii(), self.is_international()) {
+            (true, _) => "7bit",
+            (false, true) => "8bit",
+            (false, false) => "base64",
+        }
+    }
+
+    fn head(&self, out: &mut String, boundary: &str, is_ascii: bool) {
+        let encoding = if is_ascii { "7bit" } else { "8bit" };
         let subject = match self.kind {
             Kind::Failed => "Undelivered mail returned to sender",
             Kind::Delayed => "Delayed mail (still being tried)",
@@ -113,7 +134,7 @@ impl Report<'_> {
              MIME-Version: 1.0\r\n\
              Content-Type: multipart/report; report-type=delivery-status;\r\n\
              \tboundary=\"{boundary}\"\r\n\
-             Content-Transfer-Encoding: 8bit\r\n\
+             Content-Transfer-Encoding: {encoding}\r\n\
              \r\n\
              This is a delivery status notification in MIME format (RFC 3464).\r\n\
              \r\n",
@@ -125,7 +146,9 @@ impl Report<'_> {
     }
 
     /// The part for people.
-    fn explanation(&self, out: &mut String) {
+    fn explanation(&self) -> String {
+        let mut text = String::new();
+        let out = &mut text;
         let (what, after) = match self.kind {
             Kind::Failed => (
                 "Your message could not be delivered to the recipients below. It will not be tried again.",
@@ -140,9 +163,6 @@ impl Report<'_> {
                 "",
             ),
         };
-        out.push_str(
-            "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n",
-        );
         let host = one_line(self.reporting_mta);
         wrap(out, "", &format!("This is the mail relay {host}."));
         out.push_str("\r\n");
@@ -164,6 +184,7 @@ impl Report<'_> {
             date(self.arrival),
             self.queue_id
         ));
+        text
     }
 
     /// The part for programs (RFC 3464 §2).
@@ -198,11 +219,13 @@ impl Report<'_> {
         } else {
             "utf-8"
         };
-        field(
-            out,
-            "Final-Recipient",
-            &format!("{kind}; {}", recipient.address),
-        );
+        let address = recipient.address.to_string();
+        let address = if self.is_international() {
+            address
+        } else {
+            in_ascii(&address)
+        };
+        field(out, "Final-Recipient", &format!("{kind}; {address}"));
         let action = match self.kind {
             Kind::Failed => "failed",
             Kind::Delayed => "delayed",
@@ -244,12 +267,17 @@ impl Report<'_> {
             Original::Full(octets) if international => ("message/global", octets),
             Original::Full(octets) => ("message/rfc822", octets),
             Original::Headers(octets) if international => ("message/global-headers", octets),
-            Original::Headers(octets) => ("text/rfc822-headers", octets),
+            Original::Headers(octets) => ("text/rfc822-headers; charset=utf-8", octets),
         };
-        let encoding = if octets.is_ascii() { "7bit" } else { "8bit" };
+        let encoding = match self.original {
+            // RFC 2046 §5.2.1: a message in a message is not encoded.
+            Original::Full(octets) if !octets.is_ascii() => "8bit",
+            Original::Full(_) => "7bit",
+            Original::Headers(octets) => self.part_encoding(octets),
+        };
         let head = format!("Content-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n");
         out.extend_from_slice(head.as_bytes());
-        out.extend_from_slice(octets);
+        push_encoded(out, octets, encoding);
     }
 }
 
@@ -260,15 +288,41 @@ pub fn header_section(message: &[u8]) -> &[u8] {
     message.get(..end).unwrap_or(message)
 }
 
+/// An address in ASCII (utf-8-addr-xtext, RFC 6533 §3).
+fn in_ascii(address: &str) -> String {
+    let mut out = String::new();
+    for c in address.chars() {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            out.push_str(&format!("\\x{{{:X}}}", u32::from(c)));
+        }
+    }
+    out
+}
+
+/// The octets as this transfer encoding writes them.
+fn push_encoded(out: &mut Vec<u8>, octets: &[u8], encoding: &str) {
+    if encoding != "base64" {
+        out.extend_from_slice(octets);
+        return;
+    }
+    for line in octets.chunks(BASE64_LINE) {
+        out.extend_from_slice(STANDARD.encode(line).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 /// A date as RFC 5322 §3.3 writes it, in UTC.
 pub(crate) fn date(at: Timestamp) -> String {
     jiff::fmt::rfc2822::to_string(&at.to_zoned_datetime(jiff::tz::TimeZone::UTC))
         .unwrap_or_default()
 }
 
-/// A reply as it may be quoted: one line, bounded.
+/// A reply as it may be quoted: one line, bounded. An encoded word (RFC 2047) would be decoded by a
+/// reader of the fields into a text that was never checked, so it is broken open.
 fn quoted(reply: &Reply) -> String {
-    one_line(&reply.to_string())
+    one_line(&reply.to_string()).replace("=?", "= ?")
 }
 
 fn one_line(text: &str) -> String {
@@ -344,6 +398,8 @@ fn wrap(out: &mut String, indent: &str, text: &str) {
 
 /// RFC 5322 §2.1.1.
 const LINE_WIDTH: usize = 76;
+/// Octets that make a line of 76 in base64 (RFC 2045 §6.8).
+const BASE64_LINE: usize = 57;
 /// In UTF-8 still within the 998 octets of a line.
 const WORD_MAX: usize = 240;
 /// Characters quoted of what a server said.
@@ -485,14 +541,16 @@ mod tests {
             550,
             None,
             format!(
-                "no\r\n\r\n--=_guess--\r\nX: y\x00{}",
+                "no\r\n\r\n--=_guess--\r\nX: y\x00 =?utf-8?q?=0D=0AX:?= {}",
                 "\u{e9} very long".repeat(500)
             ),
         );
         let message = report(Kind::Failed, vec![recipient(&rcpt, Some(&evil))], &to).to_message();
         assert_eq!(parts(&message).len(), 3);
+        assert!(message.is_ascii(), "it travels everywhere");
         let text = String::from_utf8(message).expect("text");
         assert!(!text.contains("\r\nX: y"));
+        assert!(!text.contains("=?"), "nothing is left to decode");
         assert!(text.len() < 8000);
         assert!(text.split("\r\n").all(|line| line.len() <= 998));
         assert!(!text.replace("\r\n", "").contains(['\r', '\n', '\0']));
@@ -501,8 +559,27 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_another_script_makes_the_report_international() {
+    fn a_recipient_in_another_script_is_told_in_ascii() {
         let (to, rcpt) = (address("a@b.example"), address("jürgen@d.example"));
+        let mut report = report(Kind::Failed, vec![recipient(&rcpt, None)], &to);
+        report.original = Original::Headers("Subject: grün\r\n".as_bytes());
+        assert!(!report.is_international());
+        let message = report.to_message();
+        assert!(message.is_ascii());
+        let parts = parts(&message);
+        assert_eq!(parts[1].0, "message/delivery-status");
+        let final_recipient = "Final-Recipient: utf-8; j\\x{FC}rgen@d.example\r\n";
+        assert!(parts[1].1.contains(final_recipient), "{}", parts[1].1);
+        let parsed = MessageParser::default().parse(&message).expect("a message");
+        let text = parsed.body_text(0).expect("a text");
+        assert!(text.contains("<jürgen@d.example>"), "{text}");
+        let headers = parsed.parts.last().and_then(|part| part.text_contents());
+        assert_eq!(headers.map(str::trim), Some("Subject: grün"));
+    }
+
+    #[test]
+    fn a_sender_in_another_script_gets_an_international_report() {
+        let (to, rcpt) = (address("jürgen@b.example"), address("jürgen@d.example"));
         let report = report(Kind::Failed, vec![recipient(&rcpt, None)], &to);
         assert!(report.is_international());
         let parts = parts(&report.to_message());

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     delivery::{self, ProbeStep},
-    mail::{AccountName, BodyType, Notify, QueueId, Ret},
+    mail::{
+        AccountName, Address, BodyType, Digest, Notify, QueueId, Recipient, Reply, Ret, ReversePath,
+    },
     oauth::{self, Diagnosis, Grant, Warning},
     queue::{Operation, trace::Story},
-    store::{self, EntryState, RecipientState, TraceAt},
+    store::{self, EntryState, RecipientEntry, RecipientState, TraceAt},
 };
 
 /// What the configuration says about an account, as listings need it.
@@ -227,6 +229,28 @@ pub struct QueueRecipient {
     pub last_reply: Option<String>,
 }
 
+impl QueueRecipient {
+    fn into_entry(self, dsn: DsnParameters) -> Result<RecipientEntry, String> {
+        let unreadable = |reply: &str| format!("last_reply {reply:?} is no reply");
+        let reply = self.last_reply;
+        Ok(RecipientEntry {
+            recipient: Recipient {
+                address: address(&self.address)?,
+                notify: dsn.notify,
+                orcpt: dsn.orcpt,
+            },
+            state: self.state,
+            reply: reply
+                .map(|reply| Reply::parse(&reply).ok_or_else(|| unreadable(&reply)))
+                .transpose()?,
+        })
+    }
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    Address::parse(text).map_err(|error| format!("address {text:?}: {error}"))
+}
+
 /// Where a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -303,6 +327,29 @@ pub struct QueueDetail {
     pub dsn: Vec<DsnParameters>,
     /// Whether its octets no longer match their digest.
     pub quarantined: bool,
+    /// SHA-256 of its octets when they were accepted, in hexadecimal.
+    #[serde(default)]
+    pub digest: String,
+    /// What has happened to it that the state does not show.
+    #[serde(default)]
+    pub marks: Vec<Mark>,
+}
+
+/// What has happened to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// An attempt lost its final reply: it may have been delivered.
+    Uncertain,
+    /// Its sender was told that it is late.
+    DelayWarned,
+}
+
+/// A message that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Its name, as before.
+    pub id: QueueId,
 }
 
 /// The DSN parameters of a recipient (RFC 3461).
@@ -317,8 +364,12 @@ pub struct DsnParameters {
 impl QueueDetail {
     /// The entry with its envelope.
     #[must_use]
-    pub fn new(entry: &store::Entry, delivering: bool) -> Self {
+    pub fn new(entry: &store::Entry, digest: Digest, delivering: bool) -> Self {
         let recipients = entry.recipients.iter();
+        let marks = [
+            entry.uncertain.then_some(Mark::Uncertain),
+            entry.delay_warned.then_some(Mark::DelayWarned),
+        ];
         let dsn = recipients.map(|recipient| DsnParameters {
             notify: recipient.recipient.notify,
             orcpt: recipient.recipient.orcpt.clone(),
@@ -331,8 +382,55 @@ impl QueueDetail {
             envid: entry.envid.clone(),
             dsn: dsn.collect(),
             quarantined: entry.state == EntryState::Quarantined,
+            digest: digest.to_string(),
+            marks: marks.into_iter().flatten().collect(),
             entry: QueueEntry::new(entry, delivering),
         }
+    }
+
+    /// The entry it was made of; what was held, or damaged, is held.
+    ///
+    /// # Errors
+    /// What makes no sense in it, in plain words.
+    pub fn into_entry(self) -> Result<store::Entry, String> {
+        let entry = self.entry;
+        if entry.recipients.len() != self.dsn.len() {
+            return Err("the envelope has not as many dsn as recipients".into());
+        }
+        let recipients = entry.recipients.into_iter().zip(self.dsn);
+        let recipients = recipients
+            .map(|(recipient, dsn)| recipient.into_entry(dsn))
+            .collect::<Result<Vec<_>, _>>()?;
+        if !recipients.iter().any(|recipient| recipient.state.is_open()) {
+            return Err("every recipient has its outcome: there is nothing left to send".into());
+        }
+        let is_held = self.quarantined || entry.state == QueueState::Held;
+        Ok(store::Entry {
+            id: entry.id,
+            account: entry.account,
+            reverse_path: match entry.sender.as_str() {
+                "" => ReversePath::Null,
+                sender => ReversePath::Address(address(sender)?),
+            },
+            recipients,
+            body: self.body,
+            smtputf8: self.smtputf8,
+            ret: self.ret,
+            envid: self.envid,
+            size: entry.size,
+            received_at: entry.received_at,
+            client: self.client,
+            state: if is_held {
+                EntryState::Held
+            } else {
+                EntryState::Queued
+            },
+            next_attempt_at: entry.next_attempt_at,
+            attempts: entry.attempts,
+            uncertain: self.marks.contains(&Mark::Uncertain),
+            delay_warned: self.marks.contains(&Mark::DelayWarned),
+            reason: entry.reason,
+        })
     }
 }
 
@@ -593,12 +691,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        delivery::LaneStatus,
-        mail::{Address, Recipient, Reply, ReversePath},
-        oauth::State,
-        store::{Entry, RecipientEntry},
-    };
+    use crate::{delivery::LaneStatus, mail::EnhancedCode, oauth::State, store::Entry};
 
     fn diagnosis(reason: &str) -> Diagnosis {
         Diagnosis {
@@ -633,6 +726,7 @@ mod tests {
                 connections: 2,
                 messages_per_minute: Some(27),
                 recipients_per_day: Some(9500),
+                recipients_per_message: 500,
             },
             pace: delivery::PaceStatus {
                 connections_now: 1,
@@ -707,10 +801,47 @@ mod tests {
             "next_attempt_at": "1970-01-01T00:01:00Z", "attempts": 0, "reason": null,
         });
         assert_eq!(json, wanted);
-        let detail = QueueDetail::new(&entry(), true);
+        let detail = QueueDetail::new(&entry(), Digest([7; 32]), true);
         let json = serde_json::to_value(&detail).unwrap();
         assert_eq!(json["state"], Value::from("delivering"), "flattened");
         assert_eq!(serde_json::from_value::<QueueDetail>(json).unwrap(), detail);
+    }
+
+    /// What is exported comes back as it was, whatever had happened to it.
+    #[test]
+    fn an_envelope_comes_back_as_it_was() {
+        let mut entry = entry();
+        let given = |text: &str| Some(text.to_owned());
+        entry.reverse_path = ReversePath::Address(Address::parse("\"a b\"@x.example").unwrap());
+        (entry.ret, entry.envid, entry.client) = (Some(Ret::Full), given("a+2Bb"), given("erp"));
+        (entry.attempts, entry.uncertain, entry.delay_warned) = (7, true, true);
+        (entry.smtputf8, entry.body) = (true, BodyType::EightBitMime);
+        (entry.state, entry.reason) = (EntryState::Held, given("why"));
+        entry.recipients.push(RecipientEntry {
+            recipient: Recipient {
+                address: Address::parse("j\u{fc}rgen@x.example").unwrap(),
+                notify: Notify::On {
+                    success: true,
+                    failure: false,
+                    delay: true,
+                },
+                orcpt: given("rfc822;a+40b"),
+            },
+            state: RecipientState::Delivered,
+            reply: Some(Reply::new(250, EnhancedCode::parse("2.6.0"), "ok")),
+        });
+        let detail = QueueDetail::new(&entry, Digest([7; 32]), false);
+        let json = serde_json::to_string(&detail).unwrap();
+        let back: QueueDetail = serde_json::from_str(&json).unwrap();
+        assert_eq!(back.into_entry(), Ok(entry.clone()));
+
+        let mut closed = entry.clone();
+        closed.recipients.remove(0);
+        let detail = QueueDetail::new(&closed, Digest([7; 32]), false);
+        assert!(detail.into_entry().is_err(), "nobody is left to send it to");
+        let mut detail = QueueDetail::new(&entry, Digest([7; 32]), false);
+        detail.entry.recipients[0].address = "a@b\r\nRCPT TO:<c@d>".into();
+        assert!(detail.into_entry().is_err());
     }
 
     type Change<'a> = &'a dyn Fn(&mut Entry);

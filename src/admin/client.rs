@@ -8,12 +8,13 @@ use std::{
 
 use reqwest::{Method, RequestBuilder, Response, header, redirect};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{io::AsyncReadExt, net::UnixStream};
+use tokio_util::io::ReaderStream;
 
 use super::api::{
-    Account, Operated, PastedAddress, Problem, QueueDetail, QueuePage, QueueQuery, Reloaded,
-    Selector, SignInRequest, SignInState, SignedIn, SignedOut, Status, TestRequest, Tested,
-    TracePage, TraceQuery,
+    Account, Imported, Operated, PastedAddress, Problem, QueueDetail, QueuePage, QueueQuery,
+    Reloaded, Selector, SignInRequest, SignInState, SignedIn, SignedOut, Status, TestRequest,
+    Tested, TracePage, TraceQuery,
 };
 use crate::{
     mail::{AccountName, QueueId},
@@ -23,6 +24,8 @@ use crate::{
 
 /// The host is only for the `Host` field: every request goes to the socket.
 const BASE: &str = "http://localhost";
+/// Octets of a message sent at once.
+const CHUNK_LEN: usize = 64 * 1024;
 /// The daemon answers at once, unless it commits or lists under load.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// A test message goes through every deadline of an SMTP session.
@@ -235,6 +238,23 @@ impl Client {
     pub async fn queue_message(&self, id: QueueId) -> Result<Octets, Error> {
         let request = self.request(Method::GET, &format!("/queue/{id}/message"));
         Ok(Octets(positive(request.send().await?).await?))
+    }
+
+    /// Puts an exported message back. The caller's patience is the only deadline.
+    ///
+    /// # Errors
+    /// [`Error`]; 409 when it is in the queue.
+    pub async fn queue_import(
+        &self,
+        envelope: &QueueDetail,
+        message: tokio::fs::File,
+    ) -> Result<Imported, Error> {
+        // A struct of texts and numbers always has a JSON form.
+        let mut line = serde_json::to_vec(envelope).unwrap_or_default();
+        line.push(b'\n');
+        let body = ReaderStream::with_capacity(io::Cursor::new(line).chain(message), CHUNK_LEN);
+        let request = self.request(Method::POST, "/queue/import");
+        json(request.body(reqwest::Body::wrap_stream(body))).await
     }
 
     /// Applies `operation` to the selected messages.

@@ -28,11 +28,11 @@ use crate::{
     net::tasks::Tasks,
     oauth::{Rotated, SignIn},
     queue::{Operation, trace::Search},
-    store::{self, Entry, EntryState, Filter},
+    store::{self, EntryState, Filter},
 };
 
-type AppState = State<Arc<Shared>>;
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type AppState = State<Arc<Shared>>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// The document that describes this API; a test compares it with the routes.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -222,9 +222,10 @@ pub(super) async fn queue_entry(
     State(shared): AppState,
     Named(id): Named<QueueId>,
 ) -> Answer<QueueDetail> {
-    let entry = shared.entry(id).await?;
+    let found = shared.parts.queue.find(id).await?;
+    let (entry, digest) = found.ok_or_else(|| Problem::no_message(id))?;
     let delivering = shared.leased().contains(&id);
-    Ok(Json(QueueDetail::new(&entry, delivering)))
+    Ok(Json(QueueDetail::new(&entry, digest, delivering)))
 }
 
 /// The octets as they were accepted (a quarantined message's as they are now), streamed.
@@ -314,7 +315,7 @@ impl Shared {
         Ok(accounts.collect())
     }
 
-    fn known(&self, name: &AccountName) -> Result<(), Problem> {
+    pub(super) fn known(&self, name: &AccountName) -> Result<(), Problem> {
         let view = self.view();
         if view.accounts.iter().any(|facts| facts.name == *name) {
             return Ok(());
@@ -324,18 +325,6 @@ impl Shared {
 
     fn leased(&self) -> HashSet<QueueId> {
         self.parts.queue.leased().into_iter().collect()
-    }
-
-    async fn entry(&self, id: QueueId) -> Result<Entry, Problem> {
-        let filter = Filter {
-            ids: vec![id],
-            ..Filter::default()
-        };
-        let found = self.parts.queue.list(filter).await?;
-        found
-            .into_iter()
-            .next()
-            .ok_or_else(|| Problem::no_message(id))
     }
 
     /// Applies the operation; mail that was told to go also finds its lane awake.

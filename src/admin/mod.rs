@@ -13,6 +13,7 @@ mod connection;
 mod guard;
 mod handlers;
 mod health;
+mod import;
 mod problem;
 mod server;
 mod socket;

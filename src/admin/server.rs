@@ -19,7 +19,7 @@ use super::{
     certificate::Renewing,
     connection,
     guard::{self, Hosts},
-    handlers, health, socket,
+    handlers, health, import, socket,
 };
 use crate::{queue::Operation, telemetry::Metrics};
 
@@ -117,6 +117,7 @@ fn routes() -> Routes {
         ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
         ("/queue", Method::GET, get(handlers::queue)),
         ("/queue/{id}", Method::GET, get(handlers::queue_entry)),
+        ("/queue/import", Method::POST, post(import::import)),
         (
             "/queue/{id}/message",
             Method::GET,

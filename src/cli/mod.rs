@@ -245,6 +245,8 @@ mod tests {
             "queue delete 0000000000000 --all",
             "queue show not-an-id",
             "queue export",
+            "queue export --dir out",
+            "queue import",
             "queue list --state odd",
             "trace",
             "trace --limit 0 x",
@@ -272,6 +274,8 @@ mod tests {
             "trace <1@example.com>",
             "trace --since 2h --recipient *@example.com --json",
             "queue export 0000000000000 --dir out",
+            "queue export --sender *@contoso.com --dir out",
+            "queue import out --account alerts",
             "test alerts --to ops@example.com",
         ] {
             let arguments = std::iter::once("gatepost").chain(line.split_whitespace());

@@ -169,6 +169,7 @@ section! {
         connections: Field<u32>,
         messages_per_minute: Field<u32>,
         recipients_per_day: Field<u32>,
+        recipients_per_message: Field<u32>,
     }
 }
 
@@ -203,6 +204,7 @@ section! {
         delay_warning: Field<Duration>,
         bounce_to: Field<BounceTo>,
         uncertain: Field<delivery::OnUncertain>,
+        bounces_per_hour: Field<u32>,
     }
 }
 

@@ -17,11 +17,12 @@ use super::{
     pool::Live,
     sender,
     sign_in::{Trouble, chain},
+    storm::Leave,
     transport::{Answers, Cause, Failure, Head, Job, Phase, smtp::CLOSING},
     verdict::Action,
 };
 use crate::{
-    mail::{Reply, ReversePath},
+    mail::{Address, Reply, ReversePath},
     oauth::Diagnosis,
     queue::{self, Lease, Settlement, trace::Way},
     store::{Entry, RecipientState},
@@ -32,6 +33,15 @@ struct Guise {
     /// The account's mailbox, where it is a mail address.
     mailbox: Option<ReversePath>,
     head: Option<Head>,
+}
+
+/// What the server that had the message can do.
+#[derive(Clone, Copy)]
+struct Server {
+    /// DSN (RFC 3461).
+    reports_itself: bool,
+    /// 8BITMIME.
+    eight_bit: bool,
 }
 
 /// What the connection did with a message.
@@ -49,7 +59,7 @@ impl Lane {
             drop(ticket);
             return self.settle(lease, settlement, None).await;
         }
-        let tried = plan::next_recipients(self.account.kind, &lease.entry);
+        let tried = plan::next_recipients(self.width(), &lease.entry);
         let mailbox = sender::mailbox(&self.account.mailbox);
         let head = self.account.sender.head(&lease.message, mailbox.as_ref());
         let guise = Guise {
@@ -88,10 +98,13 @@ impl Lane {
                 plan
             }
         };
-        let reports_itself = live.connection.capabilities().dsn();
+        let server = Server {
+            reports_itself: live.connection.capabilities().dsn(),
+            eight_bit: live.connection.capabilities().eight_bit_mime(),
+        };
         let way = self.way(&mut live, started);
         let barrier = self.after_transaction(&plan, live).await;
-        let mut settlement = self.settlement(&lease, plan, reports_itself, started).await;
+        let mut settlement = self.settlement(&lease, plan, server, started).await;
         settlement.way = Some(way);
         drop(ticket);
         self.settle(lease, settlement, barrier).await;
@@ -169,6 +182,9 @@ impl Lane {
             self.unknown(phase.name(), reply);
         }
         let now = Instant::now();
+        if let Some(width) = plan.width {
+            self.state().width.learn(width, now);
+        }
         // Where the final reply was lost, the provider may have counted everybody.
         let sent = match plan.uncertain {
             true => plan.outcomes.len(),
@@ -209,6 +225,11 @@ impl Lane {
         None
     }
 
+    /// How many recipients a transaction may have now.
+    pub(crate) fn width(&self) -> usize {
+        self.state().width.now(Instant::now())
+    }
+
     fn account_works(&self) {
         let (was_closed, was_held) = {
             let mut state = self.state();
@@ -243,7 +264,7 @@ impl Lane {
         &self,
         lease: &Lease,
         mut plan: Plan,
-        reports_itself: bool,
+        server: Server,
         started: Instant,
     ) -> Settlement {
         let entry = &lease.entry;
@@ -270,13 +291,18 @@ impl Lane {
             entry,
             message: &lease.message,
             now,
+            eight_bit: server.eight_bit,
         };
         let mut reports = Vec::new();
         match reporter.owed(&plan) {
             Owed::Nothing => {}
-            Owed::Report(to) => {
+            Owed::Report(to) if self.may_report(&to) => {
                 let id = self.parts.queue.next_id();
                 reports.push(reporter.failed(id, &to, &plan).await);
+            }
+            Owed::Report(_) => {
+                plan.hold_failed(STORM);
+                next = queue::Next::Hold;
             }
             Owed::Hold(why) => {
                 plan.hold_failed(why);
@@ -286,14 +312,16 @@ impl Lane {
         let mut delay_warned = false;
         if plan.next == Next::Schedule {
             let late = reporter.late(&plan, self.common.delay_warning);
-            if !late.is_empty() {
+            // Too many at once: told at a later attempt.
+            if !late.is_empty()
+                && let Some(to) = reporter.delay_goes_to().filter(|to| self.may_report(to))
+            {
                 let id = self.parts.queue.next_id();
-                let report = reporter.delayed(id, &late, &plan).await;
-                delay_warned = report.is_some();
-                reports.extend(report);
+                reports.push(reporter.delayed(id, to, &late, &plan).await);
+                delay_warned = true;
             }
         }
-        if !reports_itself {
+        if !server.reports_itself {
             let id = || self.parts.queue.next_id();
             reports.extend(reporter.relayed(id, &plan).await);
         }
@@ -312,11 +340,33 @@ impl Lane {
 
     /// When recipients still open are tried again; `None`: their time is over.
     fn next_attempt(&self, entry: &Entry, plan: &Plan) -> Option<Timestamp> {
-        let is_open = |state: &RecipientState| state.is_open();
-        if !plan.outcomes.iter().any(|(_, state, _)| is_open(state)) {
+        let is_closed = |index: &usize| {
+            let mut outcomes = plan.outcomes.iter();
+            outcomes.any(|(at, state, _)| at == index && !state.is_open())
+        };
+        if plan::open_recipients(entry).all(|index| is_closed(&index)) {
             return Some(self.parts.clock.now());
         }
         self.parts.queue.next_attempt(entry)
+    }
+
+    /// Whether this address may have another report within the hour; tells the first refusal.
+    fn may_report(&self, to: &Address) -> bool {
+        let Some(all) = self.all.upgrade() else {
+            return true;
+        };
+        let limit = self.common.bounces_per_hour;
+        let leave = all.reports().ask(to, limit, Instant::now());
+        if leave == (Leave::Refused { news: true }) {
+            tracing::error!(
+                event = "bounces_capped",
+                account = %self.account.name,
+                limit,
+                "one address has had as many reports within an hour as queue.bounces_per_hour allows: \
+                 messages that fail are held now; look at `gatepost queue list --state held`",
+            );
+        }
+        leave == Leave::Granted
     }
 
     /// An outcome that the store did not take last time: the message is not sent again.
@@ -447,6 +497,10 @@ fn asked_until(plan: &Plan, now: Timestamp) -> Timestamp {
     let wait = SignedDuration::try_from(longest).unwrap_or(SignedDuration::ZERO);
     now.saturating_add(wait).unwrap_or(now)
 }
+
+/// Why a failed message is held when its sender has had enough reports.
+const STORM: &str = "failed, and its sender has had queue.bounces_per_hour reports within the hour: \
+                     release it to try again, or delete it";
 
 /// Whether the connection broke before the end of the data was sent: nothing was taken.
 fn broke_early(result: &Result<Answers, Failure>) -> bool {

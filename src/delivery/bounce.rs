@@ -28,6 +28,8 @@ pub(crate) struct Reporter<'a> {
     pub(crate) entry: &'a Entry,
     pub(crate) message: &'a Message,
     pub(crate) now: Timestamp,
+    /// Whether the server takes 8-bit data.
+    pub(crate) eight_bit: bool,
 }
 
 /// What is owed for recipients given up.
@@ -49,7 +51,7 @@ impl Reporter<'_> {
         }
         let to = match (&self.entry.reverse_path, self.bounce_to) {
             // RFC 5321 §6.1: never a report about a report. It was meant for somebody, though.
-            (ReversePath::Null, _) => return Owed::Hold("a report could not be delivered"),
+            (ReversePath::Null, _) => return Owed::Hold(NOBODY),
             (_, BounceTo::None) => return Owed::Hold("failed, and queue.bounce_to is \"none\""),
             (_, BounceTo::Address(address)) => address,
             (ReversePath::Address(address), BounceTo::Sender) => address,
@@ -105,20 +107,25 @@ impl Reporter<'_> {
             .collect()
     }
 
-    /// The report that a message is late; `None`: there is nobody to tell.
+    /// Who is told that a message is late; `None`: nobody.
+    pub(crate) fn delay_goes_to(&self) -> Option<&Address> {
+        let sender = self.entry.reverse_path.address()?;
+        match self.bounce_to {
+            BounceTo::Address(address) => Some(address),
+            BounceTo::Sender => Some(sender),
+            BounceTo::None => None,
+        }
+    }
+
+    /// The report that a message is late.
     pub(crate) async fn delayed(
         &self,
         id: QueueId,
+        to: &Address,
         recipients: &[(usize, &'static str)],
         plan: &Plan,
-    ) -> Option<NewEntry> {
-        let sender = self.entry.reverse_path.address()?;
-        let to = match self.bounce_to {
-            BounceTo::Address(address) => address,
-            BounceTo::Sender => sender,
-            BounceTo::None => return None,
-        };
-        Some(self.report(id, to, Kind::Delayed, recipients, plan).await)
+    ) -> NewEntry {
+        self.report(id, to, Kind::Delayed, recipients, plan).await
     }
 
     /// The report that recipients who asked for one were handed to a server that does not report
@@ -156,6 +163,7 @@ impl Reporter<'_> {
         let full = self.entry.ret == Some(Ret::Full)
             && kind == Kind::Failed
             && start.len() <= FULL_MAX
+            && (self.eight_bit || start.is_ascii())
             && u64::try_from(start.len()).is_ok_and(|len| len == self.message.size);
         let original = if full {
             Original::Full(&start)
@@ -255,6 +263,7 @@ fn whole_lines(octets: &[u8]) -> &[u8] {
     octets.get(..end).unwrap_or_default()
 }
 
+const NOBODY: &str = "failed, and its sender is the null path: there is nobody to tell";
 /// A message above this is returned by its headers alone, also with `RET=FULL` (Postfix's
 /// `bounce_size_limit`).
 const FULL_MAX: usize = 50 * 1024;
@@ -288,6 +297,7 @@ mod tests {
                 connections: 1,
                 messages_per_minute: None,
                 recipients_per_day: None,
+                recipients_per_message: 100,
             },
             sender: super::super::SenderRule::default(),
             fallback: None,
@@ -319,6 +329,7 @@ mod tests {
                 entry: &self.entry,
                 message: &self.message,
                 now: Timestamp::UNIX_EPOCH + SignedDuration::from_hours(5),
+                eight_bit: true,
             }
         }
 
@@ -408,11 +419,10 @@ mod tests {
         );
         let late = scene.reporter().late(&plan, four);
         assert_eq!(late.len(), 1);
-        let report = scene
-            .reporter()
-            .delayed(QueueId::from_i64(9), &late, &plan)
-            .await;
-        assert!(report.is_some_and(|r| text(&r).contains("Action: delayed\r\n")));
+        let reporter = scene.reporter();
+        let to = reporter.delay_goes_to().expect("the sender");
+        let report = reporter.delayed(QueueId::from_i64(9), to, &late, &plan);
+        assert!(text(&report.await).contains("Action: delayed\r\n"));
 
         scene.entry.recipients[1].recipient.notify = Notify::On {
             success: false,

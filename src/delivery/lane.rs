@@ -7,6 +7,7 @@
 //! short lock.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -24,6 +25,7 @@ use super::{
     limits::Pace,
     plan,
     pool::Pool,
+    width::Width,
 };
 use crate::{
     net::{tasks::Tasks, tls::client::Connectors},
@@ -37,6 +39,7 @@ use crate::{
 pub(crate) struct Common {
     pub(crate) hostname: String,
     pub(crate) bounce_to: BounceTo,
+    pub(crate) bounces_per_hour: Option<NonZeroU32>,
     pub(crate) delay_warning: Duration,
     pub(crate) on_uncertain: OnUncertain,
 }
@@ -71,6 +74,7 @@ pub(crate) struct State {
     started: bool,
     pub(crate) gate: Gate,
     pub(crate) pace: Pace,
+    pub(crate) width: Width,
     workers: usize,
     /// Workers that wait for a message.
     waiting: usize,
@@ -103,6 +107,7 @@ impl Lane {
             state: Mutex::new(State {
                 gate: Gate::new(account.limits.connections, now),
                 pace: Pace::new(&account.limits, now),
+                width: Width::new(account.limits.recipients_per_message),
                 started: false,
                 workers: 0,
                 waiting: 0,
@@ -434,7 +439,7 @@ impl Lane {
                 },
             }
         };
-        let recipients = plan::next_recipients(self.account.kind, &lease.entry).len();
+        let recipients = plan::next_recipients(self.width(), &lease.entry).len();
         let mut waited = false;
         loop {
             let now = Instant::now();

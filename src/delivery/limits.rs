@@ -414,6 +414,7 @@ mod tests {
             connections: 2,
             messages_per_minute,
             recipients_per_day,
+            recipients_per_message: 100,
         }
     }
 

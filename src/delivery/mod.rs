@@ -14,11 +14,14 @@ mod pool;
 mod probe;
 mod sender;
 mod sign_in;
+mod storm;
 mod transport;
 pub mod verdict;
+mod width;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -51,6 +54,9 @@ pub struct Config {
     pub hostname: String,
     /// Who is told about failures.
     pub bounce_to: BounceTo,
+    /// Reports that one address gets within an hour; beyond it failed messages are held. None: no
+    /// limit.
+    pub bounces_per_hour: Option<NonZeroU32>,
     /// After this a sender is told that mail is late.
     pub delay_warning: Duration,
     /// What follows when the final reply was lost.
@@ -159,6 +165,8 @@ pub struct Limits {
     pub messages_per_minute: Option<u32>,
     /// Recipients in 24 hours; none: unlimited.
     pub recipients_per_day: Option<u32>,
+    /// Recipients of one transaction; a message for more goes in several.
+    pub recipients_per_message: usize,
 }
 
 /// How an account's lane stands. Holds no secret.
@@ -215,6 +223,8 @@ struct Inner {
     lanes: Mutex<BTreeMap<AccountName, Arc<Lane>>>,
     /// Outcomes that the store did not take: those messages are not sent again, by no lane.
     unsettled: Mutex<HashMap<QueueId, Settlement>>,
+    /// Reports sent of late, of all accounts: a storm goes by more than one.
+    reports: Mutex<storm::Reports>,
     progress: AtomicU64,
 }
 
@@ -225,6 +235,10 @@ impl Inner {
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<AccountName, Arc<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reports(&self) -> MutexGuard<'_, storm::Reports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unsettled(&self) -> MutexGuard<'_, HashMap<QueueId, Settlement>> {
@@ -257,6 +271,7 @@ impl Delivery {
             inner: Arc::new(Inner {
                 lanes: Mutex::default(),
                 unsettled: Mutex::default(),
+                reports: Mutex::default(),
                 progress: AtomicU64::new(0),
                 parts,
             }),
@@ -290,6 +305,7 @@ impl Delivery {
             inner: Arc::new(Inner {
                 lanes: Mutex::default(),
                 unsettled: Mutex::default(),
+                reports: Mutex::default(),
                 progress: AtomicU64::new(0),
                 parts,
             }),
@@ -303,6 +319,7 @@ impl Delivery {
         let common = Common {
             hostname: config.hostname,
             bounce_to: config.bounce_to,
+            bounces_per_hour: config.bounces_per_hour,
             delay_warning: config.delay_warning,
             on_uncertain: config.on_uncertain,
         };

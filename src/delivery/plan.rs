@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) account: Option<(Verdict, Reply)>,
     /// Replies that only a general row fitted.
     pub(crate) unknown: Vec<(Phase, Reply)>,
+    /// How many recipients the server takes in one transaction, if it has just shown that.
+    pub(crate) width: Option<usize>,
 }
 
 /// What happens to recipients still open; the greater wins.
@@ -59,6 +61,7 @@ impl Plan {
             reason: None,
             account: None,
             unknown: Vec::new(),
+            width: None,
         }
     }
 
@@ -70,18 +73,28 @@ impl Plan {
         answers: Answers,
     ) -> Self {
         let mut plan = Self::new();
+        let mut split = 0;
         for (index, (phase, reply)) in tried.iter().copied().zip(answers) {
             let verdict = verdict::judge(kind, phase, &reply);
+            split += usize::from(verdict.action == Action::Split);
             if !verdict.known && !plan.unknown.iter().any(|(_, known)| *known == reply) {
                 plan.unknown.push((phase, reply.clone()));
             }
             plan.recipient(entry, index, verdict, reply);
         }
-        // Recipients put into another transaction go at once if this one moved something.
-        let split = plan.next == Next::After(Duration::ZERO);
-        if split && plan.delivered.is_empty() && plan.failed.is_empty() {
+        if split > 0 {
+            let taken = tried.len() - split;
+            plan.width = Some(if taken > 0 { taken } else { tried.len() / 2 });
+        }
+        // A server that does not even take one recipient is not asked again at once, for nobody.
+        if split == 1 && tried.len() == 1 {
+            let had_its_turn = |(_, state, _): &mut (_, RecipientState, _)| {
+                *state = RecipientState::Deferred;
+            };
+            plan.outcomes.iter_mut().for_each(had_its_turn);
             plan.next = Next::Schedule;
             plan.counted = true;
+            return plan;
         }
         // So do those that this transaction had no room for: they have not had their turn.
         let untried = entry
@@ -121,10 +134,14 @@ impl Plan {
                 self.failed.push((index, verdict.reason));
                 RecipientState::Bounced
             }
+            // It has not had its turn.
+            Action::Split => {
+                self.open(action, verdict, &reply);
+                RecipientState::Queued
+            }
             Action::Retry
             | Action::RetryThenBounce
             | Action::RetryThenHold
-            | Action::Split
             | Action::Slow(_)
             | Action::Wait(_)
             | Action::Relogin
@@ -216,26 +233,17 @@ pub(crate) fn open_recipients(entry: &Entry) -> impl Iterator<Item = usize> {
         .map(|(index, _)| index)
 }
 
-/// The recipients of the next transaction: those who have not had a turn first.
-pub(crate) fn next_recipients(kind: Kind, entry: &Entry) -> Vec<usize> {
+/// The recipients of the next transaction, at most `width`: those who have not had a turn, and only
+/// when there are none, those who were deferred: their wait is not over because others are in line.
+pub(crate) fn next_recipients(width: usize, entry: &Entry) -> Vec<usize> {
     let state = |index: &usize| entry.recipients.get(*index).map(|r| r.state);
     let (mut next, tried): (Vec<_>, Vec<_>) =
         open_recipients(entry).partition(|index| state(index) == Some(RecipientState::Queued));
-    next.extend(tried);
-    next.truncate(recipients_max(kind));
-    next
-}
-
-/// How many recipients one transaction may have.
-pub(crate) fn recipients_max(kind: Kind) -> usize {
-    match kind {
-        // Gmail by SMTP takes 100 a transaction.
-        Kind::Google => 100,
-        // Exchange's default for a mailbox; where an administrator set less, 452 splits.
-        Kind::Microsoft => 500,
-        // Every server takes 100 (RFC 5321 §4.5.3.1.8); most take a thousand, else 452 splits.
-        Kind::Custom => 1000,
+    if next.is_empty() {
+        next = tried;
     }
+    next.truncate(width.max(1));
+    next
 }
 
 /// A message that met trouble of the account stands back so long, so that another finds out next.
@@ -323,12 +331,17 @@ pub(crate) mod tests {
             &[0, 1],
             vec![sent.clone(), split.clone()],
         );
-        assert_eq!(states(&plan), [Delivered, Deferred]);
+        assert_eq!(states(&plan), [Delivered, RecipientState::Queued]);
         assert_eq!(plan.next, Next::After(Duration::ZERO));
-        assert!(!plan.counted);
-        // A server that takes nobody is not asked for ever.
-        let plan = Plan::from_answers(Kind::Google, &entry, &[0, 1], vec![split.clone(), split]);
+        assert_eq!((plan.counted, plan.width), (false, Some(1)));
+        // A server that takes nobody is asked with half as many, but not for ever.
+        let all = vec![split.clone(), split.clone()];
+        let plan = Plan::from_answers(Kind::Google, &entry, &[0, 1], all);
+        assert_eq!(plan.next, Next::After(Duration::ZERO));
+        assert_eq!((plan.counted, plan.width), (false, Some(1)));
+        let plan = Plan::from_answers(Kind::Google, &entry, &[0], vec![split]);
         assert_eq!((plan.next, plan.counted), (Next::Schedule, true));
+        assert_eq!(states(&plan), [Deferred]);
         // The rest of a long list is next, at once.
         let plan = Plan::from_answers(Kind::Google, &entry, &[0], vec![sent]);
         assert_eq!(plan.next, Next::After(Duration::ZERO));
@@ -436,7 +449,7 @@ pub(crate) mod tests {
         let mut entry = entry(250);
         let busy = || (Phase::Rcpt, reply(450, "4.2.1", "busy"));
         for turn in 0..3 {
-            let tried = next_recipients(Kind::Google, &entry);
+            let tried = next_recipients(100, &entry);
             let first = turn * 100;
             assert_eq!(tried.first(), Some(&first));
             let answers = tried.iter().map(|_| busy()).collect();
@@ -447,6 +460,18 @@ pub(crate) mod tests {
                 entry.recipients[index].state = state;
             }
         }
+    }
+
+    /// Who was told to come later is not asked again because others have not been asked yet.
+    #[test]
+    fn a_deferred_recipient_waits_while_others_have_their_turn() {
+        let mut entry = entry(3);
+        entry.recipients[0].state = Deferred;
+        assert_eq!(next_recipients(100, &entry), [1, 2]);
+        entry.recipients[1].state = Delivered;
+        entry.recipients[2].state = Deferred;
+        assert_eq!(next_recipients(100, &entry), [0, 2]);
+        assert_eq!(next_recipients(0, &entry), [0]);
     }
 
     #[test]

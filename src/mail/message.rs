@@ -1,12 +1,18 @@
 //! An accepted message: header and body as one run of octets, immutable.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
 /// SHA-256 over the whole message. Checked on every read from disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
 
 /// A message as it leaves us, before dot-stuffing: CRLF line endings, no bare CR or LF, no NUL, and
 /// a final CRLF. Cheap to clone.

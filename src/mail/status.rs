@@ -67,6 +67,17 @@ impl Reply {
         }
     }
 
+    /// Reads what [`Reply`]'s `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (code, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let code: u16 = code.parse().ok().filter(|code| (200..600).contains(code))?;
+        let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        let enhanced = EnhancedCode::parse(word).filter(|enhanced| enhanced.0 == code / 100);
+        let text = if enhanced.is_some() { after } else { rest };
+        Some(Self::new(code, enhanced, sanitise(text)))
+    }
+
     /// 2yz: done.
     #[must_use]
     pub fn is_positive(&self) -> bool {
@@ -108,6 +119,21 @@ pub fn sanitise(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reply_reads_as_it_is_written() {
+        for reply in [
+            Reply::new(250, Some(EnhancedCode(2, 0, 0)), "queued as 4711"),
+            Reply::new(550, Some(EnhancedCode(5, 7, 708)), ""),
+            Reply::new(451, None, "later"),
+            Reply::new(421, None, "5.7.1 of another class"),
+        ] {
+            assert_eq!(Reply::parse(&reply.to_string()), Some(reply));
+        }
+        for bad in ["", "hello", "99 x", "600 x"] {
+            assert_eq!(Reply::parse(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn an_enhanced_code_keeps_sixteen_bits() {

@@ -4,6 +4,7 @@
 //! lane has room; `lease` gives the lane what is due; `settle` records outcomes durably before
 //! anything is forgotten. A backlog costs disk, not memory.
 
+mod import;
 mod lanes;
 pub mod retry;
 pub mod trace;
@@ -21,11 +22,12 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+pub use self::import::{ImportError, Place};
 use self::lanes::{Hands, Lanes, Turn};
 pub use crate::store::Spill;
 use crate::{
     clock::Clock,
-    mail::{AccountName, Envelope, Message, QueueId, Reply},
+    mail::{AccountName, Digest, Envelope, Message, QueueId, Reply},
     store::{
         self, Due, Entry, EntryState, Filter, Located, RecipientEntry, RecipientState, Store,
         StoredBody,
@@ -37,6 +39,8 @@ use crate::{
 const ID_RANDOM_BITS: u32 = 19;
 /// A lane looks at the clock at least so often, because the wall clock may jump.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Messages that an operation takes into its hands at once.
+const OPERATED_MAX: u32 = 500;
 /// Between tries while the store refuses.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -463,6 +467,15 @@ impl Queue {
         self.inner.store.list(filter).await
     }
 
+    /// One entry, and the digest its octets had when they were accepted.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn find(&self, id: QueueId) -> Result<Option<(Entry, Digest)>, store::Error> {
+        let located = self.inner.store.find(id).await?;
+        Ok(located.map(|located| (located.entry.clone(), located.digest())))
+    }
+
     /// One entry with its octets (also when held; of a quarantined one, as they are now).
     ///
     /// # Errors
@@ -485,10 +498,28 @@ impl Queue {
     /// Applies `operation` to every matching entry; how many there were. A message that is being
     /// delivered at this moment is not touched, and not counted. `Retry` leaves held ones held.
     ///
+    /// Goes through the queue in parts of 500, each of its own commit: memory is bounded
+    /// whatever the number. Interrupted, the parts before it are done.
+    ///
     /// # Errors
     /// The store's.
-    pub async fn operate(&self, filter: Filter, op: Operation) -> Result<u64, store::Error> {
-        let found = self.inner.store.list(filter).await?;
+    pub async fn operate(&self, mut filter: Filter, op: Operation) -> Result<u64, store::Error> {
+        filter.limit = Some(OPERATED_MAX);
+        let mut count = 0;
+        loop {
+            let found = self.inner.store.list(filter.clone()).await?;
+            let full = u32::try_from(found.len()).is_ok_and(|found| found >= OPERATED_MAX);
+            filter.after = found.last().map(|entry| entry.id);
+            count += self.operate_on(found, op).await?;
+            if !full {
+                break;
+            }
+        }
+        tracing::info!(event = "queue_operation", operation = ?op, count);
+        Ok(count)
+    }
+
+    async fn operate_on(&self, found: Vec<Entry>, op: Operation) -> Result<u64, store::Error> {
         let fits = |e: &Entry| match op {
             Operation::Retry | Operation::Hold => e.state == EntryState::Queued,
             Operation::Release => e.state == EntryState::Held,
@@ -529,7 +560,6 @@ impl Queue {
             }
             Operation::Delete => self.inner.store.delete(ids).await?,
         }
-        tracing::info!(event = "queue_operation", operation = ?op, count);
         Ok(count)
     }
 

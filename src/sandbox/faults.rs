@@ -36,8 +36,11 @@ const SMTP_PHASES: [&str; 9] = [
     "rcpt",
     "data",
     "end_of_data",
-    "accepted",
+    ACCEPTED,
 ];
+
+/// The last of them.
+const ACCEPTED: &str = "accepted";
 
 /// The moment at the token endpoint at which an answer can be slow.
 const TOKEN_PHASE: &str = "token";
@@ -61,6 +64,13 @@ pub enum Fault {
     Drop {
         /// As above. `end_of_data`: before the message was taken; `accepted`: after it.
         phase: String,
+        /// How many times; none: until cleared.
+        times: Option<u32>,
+    },
+    /// Take the message, write so many octets of the reply that says so, and close the connection.
+    Cut {
+        /// Octets of the reply; all of it if there are fewer.
+        octets: u16,
         /// How many times; none: until cleared.
         times: Option<u32>,
     },
@@ -124,6 +134,8 @@ pub(super) enum Deed {
     Reply(String),
     /// Hang up.
     Drop,
+    /// Write the beginning of the usual reply and hang up.
+    Cut(u16),
     /// Answer an HTTP request.
     Http {
         /// Status.
@@ -206,6 +218,7 @@ impl Fault {
                 }
             }
             Self::Drop { phase, .. } => check_phase(phase),
+            Self::Cut { .. } => Ok(()),
             Self::Slow {
                 phase, delay_ms, ..
             } => {
@@ -233,6 +246,7 @@ impl Fault {
             Self::Reply { phase, .. } | Self::Drop { phase, .. } | Self::Slow { phase, .. } => {
                 phase == at
             }
+            Self::Cut { .. } => at == ACCEPTED,
             Self::Token { .. } => at == TOKEN_PHASE,
             Self::Revoke | Self::Expire => false,
         }
@@ -242,6 +256,7 @@ impl Fault {
         match self {
             Self::Reply { reply, .. } => Some(Deed::Reply(reply.clone())),
             Self::Drop { .. } => Some(Deed::Drop),
+            Self::Cut { octets, .. } => Some(Deed::Cut(*octets)),
             Self::Token { status, body, .. } => Some(Deed::Http {
                 status: *status,
                 body: body.clone(),
@@ -254,6 +269,7 @@ impl Fault {
         match self {
             Self::Reply { times, .. }
             | Self::Drop { times, .. }
+            | Self::Cut { times, .. }
             | Self::Slow { times, .. }
             | Self::Token { times, .. } => times.as_mut(),
             Self::Revoke | Self::Expire => None,

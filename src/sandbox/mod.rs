@@ -195,8 +195,11 @@ impl Shared {
         match &fault {
             Fault::Revoke => self.provider.grants().revoke_all(),
             Fault::Expire => self.provider.grants().expire_all(),
-            Fault::Reply { .. } | Fault::Drop { .. } | Fault::Slow { .. } | Fault::Token { .. } => {
-            }
+            Fault::Reply { .. }
+            | Fault::Drop { .. }
+            | Fault::Cut { .. }
+            | Fault::Slow { .. }
+            | Fault::Token { .. } => {}
         }
         self.script.add(fault)
     }

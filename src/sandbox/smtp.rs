@@ -286,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
                 return self.instead(Deed::Reply(text)).await;
             }
             (Some(Deed::Reply(text)), _) => Answer::Refuse(line(&text)),
-            (Some(Deed::Drop | Deed::Http { .. }), _) => return Ok(Flow::End),
+            (Some(Deed::Drop | Deed::Cut(_) | Deed::Http { .. }), _) => return Ok(Flow::End),
             (None, Question::Login(credentials)) => self.server.login(credentials),
             (None, Question::Mail { .. } | Question::Rcpt(_)) => Answer::Accept,
         };
@@ -311,12 +311,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
             return self.instead(deed).await;
         }
         self.take(octets);
-        if let Some(deed) = self.server.play("accepted").await {
-            return self.instead(deed).await;
-        }
+        let deed = self.server.play("accepted").await;
         let taken = self.server.shared.mailbox.taken();
-        let reply = Reply(format!("250 2.0.0 ok, {taken} in the sandbox\r\n").into());
-        self.write(&reply).await.map(|()| Flow::Go)
+        let mut reply = format!("250 2.0.0 ok, {taken} in the sandbox\r\n");
+        match deed {
+            None => self.write(&Reply(reply.into())).await.map(|()| Flow::Go),
+            Some(Deed::Cut(octets)) => {
+                reply.truncate(octets.into());
+                self.write(&Reply(reply.into())).await.map(|()| Flow::End)
+            }
+            Some(deed) => self.instead(deed).await,
+        }
     }
 
     /// The message, or why it is refused; nothing when the peer hung up before its end.
@@ -395,7 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     /// Does what the script says in place of the usual.
     async fn instead(&mut self, deed: Deed) -> io::Result<Flow> {
         match deed {
-            Deed::Drop | Deed::Http { .. } => Ok(Flow::End),
+            Deed::Drop | Deed::Cut(_) | Deed::Http { .. } => Ok(Flow::End),
             Deed::Reply(text) => {
                 self.write(&line(&text)).await?;
                 let closes = text.starts_with("421");

@@ -588,6 +588,41 @@ mod tests {
         }
     }
 
+    /// Takes out every whole reply, each of which must be clean.
+    fn take_all(reader: &mut ReplyReader) -> Result<(), ReplyError> {
+        while let Some(reply) = reader.reply()? {
+            assert!(reply.lines().all(|line| !line.contains(char::is_control)));
+            assert!((200..600).contains(&reply.into_reply().code));
+        }
+        Ok(())
+    }
+
+    /// Whatever a server writes, in whatever pieces: no panic, and no more kept than a reply may have.
+    #[test]
+    fn noise_is_bounded_and_never_more_than_an_error() {
+        const ALPHABET: &[u8] = b"2345 -0\r\n.a\0\xff\x1b";
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut chance = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed % u64::try_from(below).unwrap()).unwrap()
+        };
+        for _ in 0..100_000 {
+            let mut reader = ReplyReader::default();
+            let mut wire = b"250-".to_vec();
+            wire.truncate(chance(5));
+            wire.extend((0..chance(40)).map(|_| ALPHABET[chance(ALPHABET.len())]));
+            for piece in wire.chunks(chance(7) + 1) {
+                reader.feed(piece);
+                if take_all(&mut reader).is_err() {
+                    break;
+                }
+                assert!(reader.unread() <= wire.len() + REPLY_LINES_MAX);
+            }
+        }
+    }
+
     #[test]
     fn octets_after_a_reply_are_seen() {
         let mut reader = ReplyReader::default();

@@ -175,8 +175,12 @@ impl Filter {
     /// Whether `entry` fulfils every condition; paging (`after`, `limit`) is the caller's.
     #[must_use]
     pub fn matches(&self, entry: &Entry) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&entry.id))
-            && self.account.as_ref().is_none_or(|a| *a == entry.account)
+        (self.ids.is_empty() || self.ids.contains(&entry.id)) && self.matches_but_ids(entry)
+    }
+
+    /// As [`Filter::matches`] for an entry that was found by its id.
+    pub(super) fn matches_but_ids(&self, entry: &Entry) -> bool {
+        self.account.as_ref().is_none_or(|a| *a == entry.account)
             && self.state.is_none_or(|s| s == entry.state)
             && self
                 .sender

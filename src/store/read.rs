@@ -120,6 +120,9 @@ impl Store {
             let limit = filter
                 .limit
                 .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+            if !filter.ids.is_empty() {
+                return by_ids(connection, &filter, limit);
+            }
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM messages WHERE id > ?1 AND (?2 IS NULL OR account = ?2)
                  AND (?3 IS NULL OR state = ?3) ORDER BY id"
@@ -409,6 +412,26 @@ impl Search<'_> {
         };
         found.optional()
     }
+}
+
+/// The entries among `filter.ids` that match: each looked up, however long the queue is.
+fn by_ids(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+    let mut ids = filter.ids.clone();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"))?;
+    let mut found = Vec::new();
+    let ids = ids.into_iter();
+    for id in ids.filter(|id| filter.after.is_none_or(|after| *id > after)) {
+        if found.len() >= limit {
+            break;
+        }
+        let located = statement.query_row([id.as_i64()], Located::read);
+        let entry = located.optional()?.map(|located| located.entry);
+        found.extend(entry.filter(|entry| filter.matches_but_ids(entry)));
+    }
+    Ok(found)
 }
 
 /// Whether it is no use to read again: the row is of another type, or leads into the void.

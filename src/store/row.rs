@@ -69,6 +69,11 @@ enum Damage {
 }
 
 impl Located {
+    /// Of the octets, when they were accepted.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// Reads [`COLUMNS`].
     ///
     /// # Errors

@@ -18,3 +18,4 @@ mod own_address;
 mod proxy;
 mod rig;
 mod rotation_kill;
+mod upstream;

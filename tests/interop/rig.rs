@@ -51,11 +51,17 @@ pub(crate) fn certificates(dir: &Path) {
 
 /// As [`certificates`], for other names.
 pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
+    certificates_until(dir, names, 4000);
+}
+
+/// As [`certificates_for`], with the server's certificate valid until the end of this year.
+pub(crate) fn certificates_until(dir: &Path, names: &[&str], year: i32) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     // Equal names would make the server's certificate look self-signed.
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "rig authority");
+    authority.distinguished_name.push(
+        DnType::CommonName,
+        format!("rig authority of {}", dir.display()),
+    );
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().unwrap();
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
@@ -65,6 +71,7 @@ pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
     let mut server = CertificateParams::new(names).unwrap();
     server.distinguished_name.push(DnType::CommonName, subject);
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    server.not_after = rcgen::date_time_ymd(year, 12, 31);
     let key = KeyPair::generate().unwrap();
     let certificate = server.signed_by(&key, &issuer).unwrap();
     fs::write(dir.join("ca.pem"), authority_pem).unwrap();
@@ -373,8 +380,10 @@ impl Dovecot {
 /// Postfix as a sender.
 #[derive(Debug)]
 pub(crate) struct Postfix {
+    /// Where it takes mail by SMTP.
+    pub(crate) smtp: SocketAddr,
     dir: TempDir,
-    _process: Process,
+    process: Process,
 }
 
 /// How Postfix reaches our listener.
@@ -393,10 +402,35 @@ pub(crate) struct Hop<'a> {
 impl Postfix {
     /// Starts it.
     pub(crate) fn start(hop: &Hop<'_>) -> Self {
+        Self::with(hop, "")
+    }
+
+    /// Starts it as an upstream: what it takes goes on to `sink`; `settings` are lines of main.cf.
+    pub(crate) fn upstream(sink: &Sink, settings: &str) -> Self {
+        let dir = scratch();
+        certificates(dir.path());
+        let hop = Hop {
+            relay: sink.address,
+            tls: "none",
+            login: None,
+            ca: &dir.path().join("ca.pem"),
+        };
+        let mut postfix = Self::with(&hop, settings);
+        wait_listening(&mut postfix.process, postfix.smtp);
+        postfix
+    }
+
+    /// The account table that sends through it.
+    pub(crate) fn account(&self, name: &str) -> String {
+        plain_account(name, self.smtp)
+    }
+
+    fn with(hop: &Hop<'_>, settings: &str) -> Self {
         need_root("Postfix starts as root");
         let dir = scratch();
         let path = dir.path();
         let etc = path.join("etc");
+        let smtp = free_address();
         for folder in ["etc", "spool", "data"] {
             fs::create_dir(path.join(folder)).unwrap();
         }
@@ -413,7 +447,7 @@ impl Postfix {
         let marks = [
             ("@DIR@", path.to_str().unwrap().to_owned()),
             ("@RELAY_PORT@", hop.relay.port().to_string()),
-            ("@SMTP_PORT@", free_address().port().to_string()),
+            ("@SMTP_PORT@", smtp.port().to_string()),
             ("@TLS@", hop.tls.to_owned()),
             (
                 "@AUTH@",
@@ -425,7 +459,10 @@ impl Postfix {
             .iter()
             .map(|(mark, value)| (*mark, value.as_str()))
             .collect();
-        fill("postfix.cf", &etc.join("main.cf"), &marks);
+        let main = etc.join("main.cf");
+        fill("postfix.cf", &main, &marks);
+        let text = fs::read_to_string(&main).unwrap();
+        fs::write(&main, format!("{text}{settings}\n")).unwrap();
         fill("postfix-master.cf", &etc.join("master.cf"), &marks);
         let mut command = Command::new(program("postfix", "postfix"));
         command.arg("-c").arg(&etc).arg("start-fg");
@@ -434,10 +471,7 @@ impl Postfix {
         eventually("Postfix picks mail up", || {
             path.join("spool/public/pickup").exists().then_some(())
         });
-        Self {
-            dir,
-            _process: process,
-        }
+        Self { smtp, dir, process }
     }
 
     /// Its `sendmail` command.
@@ -446,5 +480,75 @@ impl Postfix {
         command.env("MAIL_CONFIG", self.dir.path().join("etc"));
         command.args(["-i", "-f", "app@example.test", "rcpt@example.org"]);
         command
+    }
+}
+
+/// The account table of a plain smarthost on loopback.
+pub(crate) fn plain_account(name: &str, address: SocketAddr) -> String {
+    format!(
+        "[account.{name}]\nmailbox = \"{name}@example.test\"\n[account.{name}.smtp]\n\
+         host = \"127.0.0.1\"\nport = {}\ntls = \"none\"\nauth = \"none\"\n",
+        address.port()
+    )
+}
+
+/// Postfix's test server, which fails as it is told; see `smtp-sink(1)`.
+#[derive(Debug)]
+pub(crate) struct SmtpSink {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    dir: TempDir,
+    process: Process,
+}
+
+impl SmtpSink {
+    /// Starts it with these options.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        need_root("smtp-sink gives root up");
+        let dir = scratch();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::create_dir(dir.path().join("taken")).unwrap();
+        fs::set_permissions(dir.path().join("taken"), open).unwrap();
+        let address = free_address();
+        let process = Self::spawn(address, &dir, options);
+        Self {
+            address,
+            dir,
+            process,
+        }
+    }
+
+    fn spawn(address: SocketAddr, dir: &TempDir, options: &[&str]) -> Process {
+        let mut command = Command::new(program("smtp-sink", "postfix"));
+        let dump = dir.path().join("taken/m.");
+        command.args(["-u", "nobody", "-c", "-d"]).arg(dump);
+        command.args(options);
+        command.arg(address.to_string()).arg("100");
+        let log = dir.path().join("smtp-sink.log");
+        Process::spawn("smtp-sink", &command, &log)
+    }
+
+    /// Waits until it listens. A server that hangs up at once is seen as listening as well.
+    pub(crate) fn wait_open(&mut self) {
+        wait_listening(&mut self.process, self.address);
+    }
+
+    /// It has recovered: from now on it takes everything, and has forgotten what it saw before.
+    pub(crate) fn heal(&mut self) {
+        self.process.kill();
+        for file in fs::read_dir(self.dir.path().join("taken")).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        self.process = Self::spawn(self.address, &self.dir, &[]);
+        self.wait_open();
+    }
+
+    /// What it took, each message with the envelope before it.
+    pub(crate) fn taken(&self) -> Vec<String> {
+        let files = fs::read_dir(self.dir.path().join("taken")).unwrap();
+        let files = files.map(|file| fs::read(file.unwrap().path()).unwrap());
+        files
+            .map(|octets| String::from_utf8_lossy(&octets).into_owned())
+            .collect()
     }
 }

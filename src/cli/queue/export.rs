@@ -10,10 +10,14 @@ use std::{
 
 use anyhow::Context as _;
 
+use super::operate;
 use crate::{
-    admin::client::Client,
+    admin::{
+        api::QueueQuery,
+        client::{Client, Error},
+    },
     cli::{Context, reach},
-    mail::QueueId,
+    mail::{AccountName, QueueId},
 };
 
 /// Mail is for its owner's eyes.
@@ -22,9 +26,8 @@ const FILE_MODE: u32 = 0o600;
 /// Arguments of `gatepost queue export`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The messages
-    #[arg(value_name = "ID", required = true)]
-    ids: Vec<QueueId>,
+    #[command(flatten)]
+    which: operate::Args,
     /// Where the files go
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -32,11 +35,39 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
     let client = reach::connect(&context.sources).await?;
-    for id in &args.ids {
+    let which = &args.which;
+    for id in &which.ids {
         let written = export(&client, *id, &args.dir).await?;
         context.printer.line(written.display())?;
     }
-    Ok(ExitCode::SUCCESS)
+    if !which.ids.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut query = QueueQuery {
+        account: which.account.as_deref().map(AccountName::new),
+        sender: which.sender.clone(),
+        ..QueueQuery::default()
+    };
+    loop {
+        let page = client.queue(&query).await?;
+        for entry in &page.entries {
+            match export(&client, entry.id, &args.dir).await {
+                Ok(written) => context.printer.line(written.display())?,
+                // Delivered since the page was read: there is nothing left to export.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        query.after = page.next;
+        if query.after.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Error>();
+    problem.is_some_and(|error| matches!(error, Error::Problem(problem) if problem.status == 404))
 }
 
 /// Writes both files; the message's path.

@@ -1,6 +1,7 @@
 //! `gatepost queue`: look at the queue and operate it.
 
 mod export;
+mod import;
 mod list;
 mod operate;
 mod show;
@@ -34,6 +35,8 @@ enum Verb {
     Delete(operate::Args),
     /// Write messages to files: ID.eml and ID.json (the envelope)
     Export(export::Args),
+    /// Put exported messages back
+    Import(import::Args),
 }
 
 pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCode> {
@@ -48,5 +51,6 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
         Some(Verb::Release(args)) => operate::run(context, args, Operation::Release).await,
         Some(Verb::Delete(args)) => operate::run(context, args, Operation::Delete).await,
         Some(Verb::Export(args)) => export::run(context, args).await,
+        Some(Verb::Import(args)) => import::run(context, args).await,
     }
 }

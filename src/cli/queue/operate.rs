@@ -9,19 +9,19 @@ use crate::{
     queue::Operation,
 };
 
-/// Arguments of the operations. Everything must be asked for by name: no selector is a usage error.
+/// Which messages. Everything must be asked for by name: no selector is a usage error.
 #[derive(Debug, clap::Args)]
 #[group(id = "selector", required = true, multiple = true)]
 pub(super) struct Args {
     /// These messages
     #[arg(value_name = "ID")]
-    ids: Vec<QueueId>,
+    pub(super) ids: Vec<QueueId>,
     /// All messages of this account
     #[arg(long, value_name = "NAME", conflicts_with = "ids")]
-    account: Option<String>,
+    pub(super) account: Option<String>,
     /// All messages whose sender matches (`*` matches anything)
     #[arg(long, value_name = "PATTERN", conflicts_with = "ids")]
-    sender: Option<String>,
+    pub(super) sender: Option<String>,
     /// All messages
     #[arg(long, conflicts_with_all = ["ids", "account", "sender"])]
     all: bool,

@@ -14,6 +14,17 @@ use crate::{
 /// destination.
 const SMARTHOST_CONNECTIONS: usize = 20;
 
+/// Recipients of one transaction. Gmail takes 100 by SMTP. Exchange's default for a mailbox is 500;
+/// where an administrator set less, its 452 teaches us. Every server takes 100 (RFC 5321
+/// §4.5.3.1.8), most a thousand.
+fn recipients_per_message(kind: Kind) -> usize {
+    match kind {
+        Kind::Google => 100,
+        Kind::Microsoft => 500,
+        Kind::Custom => 1000,
+    }
+}
+
 /// Every account, as each part sees it.
 #[derive(Default)]
 pub(super) struct Accounts {
@@ -172,6 +183,8 @@ impl Checker<'_> {
     fn limits(&mut self, section: &file::Limits, profile: Option<&Profile>) -> Limits {
         let preset = profile.map(|profile| profile.preset.limits);
         let connections = preset.map_or(SMARTHOST_CONNECTIONS, |limits| limits.connections);
+        let recipients = profile.map_or(Kind::Custom, |profile| profile.kind);
+        let recipients = recipients_per_message(recipients);
         // Zero lifts a preset's limit.
         let or = |given: Option<u32>, preset: Option<u32>| match given {
             Some(0) => None,
@@ -187,6 +200,11 @@ impl Checker<'_> {
             recipients_per_day: or(
                 section.recipients_per_day.copied(),
                 preset.and_then(|limits| limits.recipients_per_day),
+            ),
+            recipients_per_message: positive(
+                &section.recipients_per_message,
+                recipients,
+                &mut self.report,
             ),
         }
     }

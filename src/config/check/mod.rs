@@ -12,7 +12,7 @@ mod provider;
 mod rules;
 mod upstream;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, num::NonZeroU32, os::unix::fs::PermissionsExt, path::Path};
 
 use super::{
     Config, Problems,
@@ -81,6 +81,12 @@ pub(super) fn check(
         delivery: crate::delivery::Config {
             hostname,
             bounce_to,
+            bounces_per_hour: NonZeroU32::new(
+                file.queue
+                    .bounces_per_hour
+                    .copied()
+                    .unwrap_or(BOUNCES_PER_HOUR),
+            ),
             delay_warning: retry.delay_warning,
             on_uncertain: file.queue.uncertain.copied().unwrap_or_default(),
             accounts: accounts.delivery,
@@ -164,6 +170,10 @@ fn positive(field: &Field<u32>, default: usize, report: &mut Report) -> usize {
         Some(Err(_)) | None => default,
     }
 }
+
+/// A person reads no more reports in an hour; a program that earns more is broken, or mails a list
+/// nobody tends.
+const BOUNCES_PER_HOUR: u32 = 100;
 
 /// Reports what is missing at a key that belongs to a section and has no field of its own.
 fn missing(report: &mut Report, key: String, what: &str, remedy: &str) {

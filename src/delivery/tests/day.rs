@@ -54,6 +54,7 @@ fn accounts() -> Vec<(crate::delivery::Account, Published)> {
                 connections: 2,
                 messages_per_minute: None,
                 recipients_per_day: Some(2_000),
+                recipients_per_message: 100,
             };
             (account(number, Kind::Google, limits), GENEROUS)
         }
@@ -62,6 +63,7 @@ fn accounts() -> Vec<(crate::delivery::Account, Published)> {
                 connections: 5,
                 messages_per_minute: None,
                 recipients_per_day: None,
+                recipients_per_message: 100,
             };
             let published = Published {
                 connections: 5,
@@ -255,6 +257,7 @@ async fn after_an_outage_a_backlog_leaves_without_a_burst() {
         connections: 4,
         messages_per_minute: Some(600),
         recipients_per_day: None,
+        recipients_per_message: 100,
     };
     let published = Published {
         connections: 4,
@@ -291,6 +294,7 @@ async fn a_message_that_breaks_every_session_delays_no_other() {
             connections: 2,
             messages_per_minute: None,
             recipients_per_day: None,
+            recipients_per_message: 100,
         };
         let accounts = vec![(account(0, Kind::Custom, limits), GENEROUS)];
         let world = World::new(3, accounts).await;

@@ -1,6 +1,7 @@
 //! Lanes over a real queue and store, against an upstream played here.
 
 mod day;
+mod outcomes;
 mod senders;
 mod world;
 
@@ -309,6 +310,7 @@ impl Rig {
         let mut config = Config {
             hostname: "relay.example".into(),
             bounce_to: BounceTo::Sender,
+            bounces_per_hour: None,
             delay_warning: Duration::from_secs(4 * 3600),
             on_uncertain: OnUncertain::Retry,
             accounts: vec![account(auth, upstream.port)],
@@ -372,9 +374,13 @@ impl Rig {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, looking)
-            .await
-            .expect("in time")
+        match tokio::time::timeout(PATIENCE, looking).await {
+            Ok(found) => found,
+            Err(_) => {
+                let all = self.parts.queue.list(Filter::default()).await;
+                panic!("did not come true; the queue: {:#?}", all.expect("listed"))
+            }
+        }
     }
 
     async fn empty(&self) {
@@ -420,6 +426,7 @@ fn account(auth: Auth, port: u16) -> Account {
             connections: 3,
             messages_per_minute: None,
             recipients_per_day: None,
+            recipients_per_message: 100,
         },
         sender: SenderRule::default(),
         fallback: None,
@@ -559,7 +566,7 @@ async fn a_report_goes_as_the_mailbox_where_the_null_path_is_refused() {
         held[0]
             .reason
             .as_deref()
-            .is_some_and(|r| r.contains("report"))
+            .is_some_and(|r| r.contains("null path"))
     );
     assert_eq!(rig.upstream.count(), 1);
 }

@@ -465,6 +465,7 @@ pub(super) fn microsoft() -> Limits {
         connections: 2,
         messages_per_minute: Some(27),
         recipients_per_day: Some(9_500),
+        recipients_per_message: 500,
     }
 }
 
@@ -581,6 +582,7 @@ impl World {
             hostname: "relay.example".into(),
             bounce_to: BounceTo::Sender,
             delay_warning: Duration::from_secs(30 * 86_400),
+            bounces_per_hour: None,
             on_uncertain: OnUncertain::Retry,
             accounts: self.accounts.clone(),
         };

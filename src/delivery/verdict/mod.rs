@@ -116,10 +116,17 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
             "the server's TLS certificate is not valid for it",
             "nothing was sent: if its issuer inspects TLS on your network, put its root into smtp.ca_file or exempt this host; else compare smtp.host with the certificate",
         ),
+        Cause::Tls(dial::TlsError::Refused(
+            rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_),
+        )) => account(
+            Hold,
+            "the server and we have no TLS version or cipher in common (1.2 is the least)",
+            "nothing was sent: update the server, or use the host its provider has for TLS 1.2 and newer",
+        ),
         Cause::Tls(dial::TlsError::Refused(_) | dial::TlsError::Name) => account(
             Hold,
-            "the server's TLS certificate is not valid for it, or TLS 1.2 is not spoken",
-            "nothing was sent: compare smtp.host with the certificate; for a private authority set smtp.ca_file",
+            "the server's TLS certificate is not valid for it, or what answers there is not TLS",
+            "nothing was sent: compare smtp.host with the certificate, and smtp.tls with the port",
         ),
         Cause::TlsSettings(_) => account(
             Hold,
@@ -229,13 +236,14 @@ impl Row {
     }
 
     fn verdict(&self) -> Verdict {
-        let Self(_, _, code, _, _, scope, action, reason, remedy) = self;
+        let Self(_, _, code, enhanced, text, scope, action, reason, remedy) = self;
         Verdict {
             scope: *scope,
             action: *action,
             reason,
             remedy,
-            known: code.len() == 3,
+            // The first digit alone says what everybody knows of RFC 5321.
+            known: code.len() == 3 || !enhanced.is_empty() || !text.is_empty(),
         }
     }
 }
@@ -290,13 +298,15 @@ const ROWS: &[Row] = &[
         "too many connections to this mailbox at once", "lower limits.connections; other programs that send as this mailbox count too"),
     Row(MICROSOFT, Always, "4", "", "thread limit exceeded|concurrent connections limit", Account, Slow(MINUTE),
         "too many connections to this mailbox at once", "lower limits.connections; other programs that send as this mailbox count too"),
+    Row(MICROSOFT, Always, "4", "", "submission rate", Account, Slow(MINUTE),
+        "more messages a minute than Exchange takes from this mailbox", "lower limits.messages_per_minute; other programs that send as this mailbox count too"),
     Row(MICROSOFT, Always, "421", "4.7.0 4.7.66", "tls 1.", Account, Hold,
         "Exchange refuses the TLS version", "allow TLS 1.2 on the way to the server: a proxy or firewall lowers it"),
     Row(MICROSOFT, Always, "421", "4.3.2 4.3.11 4.3.111", "", Session, Retry,
         "Exchange is busy", ""),
     Row(MICROSOFT, Always, "421", "4.4.1 4.4.2", "", Session, Retry,
         "Exchange closed an idle or long session", ""),
-    Row(MICROSOFT, Always, "430", "4.2.0", "logon failure|logonfailed", Account, RetryThenHold,
+    Row(MICROSOFT, Always, "430", "4.2.0", "", Account, RetryThenHold,
         "Exchange cannot open the mailbox for this application",
         "register the service principal with the object id of the enterprise application (New-ServicePrincipal) and give it the mailbox (Add-MailboxPermission ... -AccessRights FullAccess)"),
     Row(MICROSOFT, Always, "451", "4.7.500-699", "", Account, Slow(FIVE_MINUTES),
@@ -337,7 +347,7 @@ const ROWS: &[Row] = &[
     Row(MICROSOFT, Login, "535", "5.7.3", "", Account, Relogin,
         "Exchange does not take the token",
         "check that it is for Outlook (scope https://outlook.office.com/SMTP.Send, not Graph), that its user may use this mailbox, and that SMTP AUTH is on for it; application tokens need New-ServicePrincipal with the enterprise application's object id"),
-    Row(MICROSOFT, Always, "530", "5.7.57", "", Account, Relogin,
+    Row(MICROSOFT, Always, "5", "5.7.57", "", Account, Relogin,
         "Exchange takes this session for not signed in", "sign in again: gatepost login <account>"),
     Row(MICROSOFT, Always, "550", "5.7.30", "", Account, Hold,
         "Exchange no longer takes passwords over SMTP", "set smtp.auth = \"xoauth2\" and a provider for this account"),
@@ -353,6 +363,11 @@ const ROWS: &[Row] = &[
         "Exchange has blocked this mailbox for sending spam", "secure the mailbox and release it at Microsoft 365 Defender, Restricted entities"),
     Row(MICROSOFT, Always, "550", "5.7.232 5.7.233", "", Account, Wait(HALF_HOUR),
         "the tenant's limit of external recipients for a day is reached", "wait, or buy licences: the limit grows with them"),
+    // Of the block codes, these are about one recipient or one message: the account must not stop for them.
+    Row(MICROSOFT, Transaction, "550", "5.7.504 5.7.505 5.7.507 5.7.510 5.7.513", "", Recipient, Bounce,
+        "the recipient's side refuses this sender", ""),
+    Row(MICROSOFT, Transaction, "550", "5.7.509 5.7.512", "", Message, Bounce,
+        "the message fails a check of its sender's domain or of its form", "set up SPF, DKIM and DMARC for the domain in From"),
     Row(MICROSOFT, Always, "550", "5.7.500-799", "", Account, Hold,
         "Exchange has blocked this mailbox, tenant or domain", "ask Microsoft support with the reply; look at Restricted entities in Microsoft 365 Defender"),
     Row(MICROSOFT, Transaction, "554", "", "submissionquotaexceeded", Account, Wait(HALF_HOUR),
@@ -368,6 +383,8 @@ const ROWS: &[Row] = &[
     Row(MICROSOFT, Transaction, "550", "5.1.1 5.1.10 5.4.1", "", Recipient, Bounce,
         "there is no such recipient", ""),
     Row(MICROSOFT, Transaction, "550", "5.6.0 5.6.11", "", Message, Bounce,
+        "Exchange refuses the content of the message", ""),
+    Row(MICROSOFT, Transaction, "554", "5.6.0 5.6.11", "", Message, Bounce,
         "Exchange refuses the content of the message", ""),
 
     // --- Google: Gmail and Workspace ----------------------------------------------------------------
@@ -398,7 +415,7 @@ const ROWS: &[Row] = &[
         "check that its scope is https://mail.google.com/ and that its user is this mailbox; then sign in again: gatepost login <account>"),
     Row(GOOGLE, Always, "550", "5.4.5", "", Account, Wait(HALF_HOUR),
         "the account's sending limit for a day is reached", "wait: the limit slides within 24 hours"),
-    Row(GOOGLE, Always, "550", "", "daily smtp relay limit|daily user sending", Account, Wait(HALF_HOUR),
+    Row(GOOGLE, Always, "550", "", "daily smtp relay|daily user sending", Account, Wait(HALF_HOUR),
         "the sending limit for a day is reached", "wait: the limit slides within 24 hours"),
     Row(GOOGLE, Always, "550", "5.7.0 5.7.1", "relay denied|relaying denied|unauthorized relay|invalid credentials for relay", Account, Hold,
         "Google does not relay for this account or address", "register this sender at the SMTP relay service in the Admin console"),
@@ -408,17 +425,30 @@ const ROWS: &[Row] = &[
         "there is no such recipient", ""),
     Row(GOOGLE, Transaction, "550", "5.7.0 5.7.1", "", Message, Bounce,
         "a policy refuses the message", ""),
+    Row(GOOGLE, Transaction, "552", "5.2.2", "tried to reach", Recipient, Bounce,
+        "the recipient's mailbox is full", ""),
+    Row(GOOGLE, Rcpt, "552", "5.2.2", "", Recipient, Bounce,
+        "the recipient's mailbox is full", ""),
+    Row(GOOGLE, Transaction, "552", "5.2.2", "", Account, Hold,
+        "this account's storage is full (copies of sent mail count)", "free storage of the account or buy more: Gmail, Drive and Photos share it"),
+    Row(GOOGLE, Transaction, "552", "5.2.3 5.3.4", "", Message, Bounce,
+        "the message is larger than Google takes", "send a link instead of the attachment"),
     Row(GOOGLE, Transaction, "552", "5.7.0", "", Message, Bounce,
         "Google refuses an attachment", ""),
     Row(GOOGLE, Transaction, "554", "5.6.0 5.7.0", "", Message, Bounce,
         "Google refuses the content of the message", ""),
 
     // --- What every server may say ------------------------------------------------------------------
-    Row(ANY, Rcpt, "452", "4.5.3", "", Recipient, Split,
+    Row(ANY, Transaction, "452", "4.5.3", "", Recipient, Split,
         "too many recipients for one transaction", ""),
-    // RFC 5321 §4.5.3.1.10: a 552 that means "too many recipients" is to be taken for a 452.
-    Row(ANY, Rcpt, "552", "", "too many recipients", Recipient, Split,
+    // RFC 5321 §4.5.3.1.10: a 552 that means "too many recipients" is to be taken for a 452; others say it by 550.
+    Row(ANY, Transaction, "5", "", "too many recipients", Recipient, Split,
         "too many recipients for one transaction", ""),
+    // Said also by ourselves, when the server does not offer what the message needs.
+    Row(ANY, Transaction, "55", "5.6.7", "", Message, Bounce,
+        "an address or header needs SMTPUTF8, which the server does not offer", "use the ASCII form of the address, or an account whose server offers SMTPUTF8"),
+    Row(ANY, Transaction, "554", "5.6.3", "", Message, Bounce,
+        "the message holds 8-bit data, which the server does not take", "have the application encode it (quoted-printable or base64), or use an account whose server offers 8BITMIME"),
     Row(ANY, Login, "454", "4.7.0", "", Account, Retry,
         "the server cannot check the sign-in now", ""),
     Row(ANY, Login, "504", "", "", Account, Hold,

@@ -266,6 +266,25 @@ async fn a_drop_comes_before_or_after_the_message_was_taken() {
 }
 
 #[tokio::test]
+async fn a_cut_ends_in_the_middle_of_the_reply_to_a_message_that_was_taken() {
+    let rig = Rig::start().await;
+    for (octets, said) in [(0, ""), (1, "2"), (3, "250"), (12, "250 2.0.0 ok")] {
+        let mut peer = logged_in(&rig).await;
+        let before = rig.sandbox.delivered().len();
+        let times = Some(1);
+        rig.sandbox.play(Fault::Cut { octets, times });
+        peer.dialogue(&[
+            ("MAIL FROM:<a@example.com>", "250"),
+            ("RCPT TO:<b@example.com>", "250"),
+            ("DATA", "354"),
+        ])
+        .await;
+        assert_eq!(peer.say("Subject: x\r\n\r\nx\r\n.").await, said);
+        assert_eq!(rig.sandbox.delivered().len(), before + 1);
+    }
+}
+
+#[tokio::test]
 async fn a_421_closes_and_a_refusing_banner_too() {
     let rig = Rig::start().await;
     let mut peer = logged_in(&rig).await;

@@ -300,9 +300,12 @@ impl Connection {
             uncertain: true,
             ..failure
         };
-        if let Err(failure) = self.write(Phase::End, BLOCK_TIMEOUT).await {
+        let left = self.out.len();
+        if let Err((failure, written)) = self.write_counting(Phase::End, BLOCK_TIMEOUT).await {
             return match self.early() {
                 Ok(Some(early)) => self.cut_short(early).map(|reply| (Phase::Body, reply)),
+                // The last octet of the end never left: nothing can have been taken.
+                Ok(None) | Err(_) if written < left => Err(failure),
                 Ok(None) | Err(_) => Err(uncertain(failure)),
             };
         }
@@ -370,8 +373,18 @@ impl Connection {
 
     /// Writes `out`, taking in replies while the server does not read: neither side waits for ever.
     async fn write(&mut self, phase: Phase, limit: Duration) -> Result<(), Failure> {
+        let written = self.write_counting(phase, limit).await;
+        written.map_err(|(failure, _)| failure)
+    }
+
+    /// As [`Connection::write`]; a failure comes with how many octets were on their way.
+    async fn write_counting(
+        &mut self,
+        phase: Phase,
+        limit: Duration,
+    ) -> Result<(), (Failure, usize)> {
+        let mut written = 0;
         let writing = async {
-            let mut written = 0;
             while let Some(rest @ [_, ..]) = self.out.get(written..) {
                 let (stream, inbox) = (&mut self.stream, &mut self.inbox);
                 let progress = poll_fn(|context| poll_progress(stream, inbox, rest, context));
@@ -395,7 +408,7 @@ impl Connection {
         };
         let done = within(limit, writing).await;
         self.out.clear();
-        done.map_err(|cause| self.failed(phase, cause))
+        done.map_err(|cause| (self.failed(phase, cause), written))
     }
 
     /// Reads one reply within `limit`.

@@ -430,6 +430,112 @@ async fn only_after_the_end_of_data_a_lost_connection_is_uncertain() {
     }
 }
 
+/// Plays a server that takes a whole message and answers with these octets, then closes: in order, or
+/// (`resets`) as a crashed peer does. What the client makes of it, whether it would use the connection
+/// again, and how many octets it keeps.
+async fn answered(last_words: &[u8], resets: bool) -> (Result<Answers, Failure>, bool, usize) {
+    let server = Server::new().await;
+    let draft = Draft::new(1, "x\r\n");
+    let (_, done) = play(
+        async {
+            let mut peer = server.greeted(&["PIPELINING"]).await;
+            for _ in 0..3 {
+                peer.hear().await;
+            }
+            peer.say("250 ok\r\n250 ok\r\n354 go\r\n").await;
+            peer.data().await;
+            // The client may hang up before all of it is written.
+            peer.0.write_all(last_words).await.unwrap_or_default();
+            peer.0.flush().await.unwrap_or_default();
+            if resets {
+                peer.0.get_ref().set_zero_linger().expect("a socket");
+            }
+        },
+        async {
+            let mut connection = server.open().await.expect("opens");
+            let answers = draft.send(&mut connection).await;
+            (answers, connection.is_usable(), connection.reader.unread())
+        },
+    )
+    .await;
+    done
+}
+
+/// Cut after every octet of the final reply: until its line end has come, nobody knows.
+#[tokio::test]
+async fn a_final_reply_counts_only_when_it_is_whole() {
+    let last_words = b"250-2.0.0 taken\r\n250 2.0.0 as 4711\r\n";
+    for length in 0..=last_words.len() {
+        for resets in [false, true] {
+            let (answers, usable, _) = answered(&last_words[..length], resets).await;
+            if length == last_words.len() && !resets {
+                assert_eq!(codes(&answers), [(Phase::End, 250)]);
+            } else if length < last_words.len() {
+                let (phase, why, uncertain) = cause(answers);
+                assert!(why.is_disconnect(), "after {length} octets: {why}");
+                assert_eq!((phase, uncertain), (Phase::End, true), "after {length}");
+                assert!(!usable);
+            }
+        }
+    }
+}
+
+/// An answer that is none, in place of the final reply: bounded, and as uncertain as silence.
+#[tokio::test]
+async fn nonsense_in_place_of_the_final_reply_is_uncertain_and_bounded() {
+    let long_line = [b"250 ".as_slice(), &vec![b'a'; 10_000_000]].concat();
+    let endless = b"250-still thinking\r\n".repeat(500_000);
+    let text: [(&str, &[u8]); 6] = [
+        ("10 MB in a line", &long_line),
+        ("a reply without end", &endless),
+        ("no code", b"thank you\r\n"),
+        ("NUL", b"\0\0\0\0\0\r\n"),
+        ("two codes", b"250-yes\r\n550 no\r\n"),
+        ("354 once more", b"354 go on\r\n"),
+    ];
+    for (what, octets) in text {
+        let (answers, usable, kept) = answered(octets, false).await;
+        let (phase, why, uncertain) = cause(answers);
+        assert!(
+            matches!(why, Cause::Garbage(_) | Cause::Unexpected(_)),
+            "{what}: {why}"
+        );
+        assert_eq!((phase, uncertain), (Phase::End, true), "{what}");
+        assert!(!usable, "{what}");
+        assert!(
+            kept <= client::REPLY_LEN_MAX + 4096,
+            "{what}: {kept} octets"
+        );
+    }
+}
+
+/// Nothing was taken while the last octet of the message's end is still here.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_never_left_is_not_uncertain() {
+    let server = Server::new().await;
+    // More than the sockets' buffers of both sides hold.
+    let draft = Draft::new(1, &"x\r\n".repeat(6_000_000));
+    play(
+        async {
+            let mut peer = server.greeted(&["PIPELINING"]).await;
+            for _ in 0..3 {
+                peer.hear().await;
+            }
+            peer.say("250 ok\r\n250 ok\r\n354 go\r\n").await;
+            // It stops reading; the connection stays open until the client gives up.
+            tokio::time::sleep(2 * BLOCK_TIMEOUT).await;
+            peer
+        },
+        async {
+            let mut connection = server.open().await.expect("opens");
+            let (_, why, uncertain) = cause(draft.send(&mut connection).await);
+            assert!(matches!(why, Cause::Timeout(limit) if limit == BLOCK_TIMEOUT));
+            assert!(!uncertain);
+        },
+    )
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_phase_has_its_deadline() {
     for (script, phase, seconds) in [
