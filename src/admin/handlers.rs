@@ -29,6 +29,7 @@ use crate::{
     oauth::{Rotated, SignIn},
     queue::Operation,
     store::{self, Entry, EntryState, Filter},
+    submission::{ClientSeen, Submission},
 };
 
 type AppState = State<Arc<Shared>>;
@@ -98,6 +99,11 @@ pub(super) async fn rotate_key(State(shared): AppState) -> Answer<Rotated> {
 
 pub(super) async fn accounts(State(shared): AppState) -> Answer<Vec<Account>> {
     Ok(Json(shared.accounts().await?))
+}
+
+pub(super) async fn clients(State(shared): AppState) -> Json<Vec<ClientSeen>> {
+    let submission = shared.submission.get();
+    Json(submission.map(Submission::clients).unwrap_or_default())
 }
 
 pub(super) async fn sign_in(
