@@ -11,11 +11,14 @@
 mod support;
 
 mod cli;
+mod clients;
 mod crash;
 mod disk;
 mod drain;
+mod fuzz;
 mod power_cut;
 mod reload;
+mod sendmail;
 mod sign_in;
 mod step_kill;
 mod systemd;
