@@ -11,8 +11,10 @@
 mod support;
 
 mod clients;
+mod mtas;
 mod network;
 mod oauth;
 mod own_address;
+mod programs;
 mod proxy;
 mod rig;
