@@ -435,6 +435,38 @@ async fn overlong_lines_do_not_grow_the_buffer() {
     client.expect("250 ").await;
 }
 
+/// The seeds of the fuzz target through the real driver: whatever is said, the session ends when its
+/// client does, and as many messages are queued as were answered so.
+#[tokio::test]
+async fn sessions_of_all_kinds_end_and_queue_what_they_say() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/session");
+    let bench = Bench::new();
+    let mut answered = 0;
+    for (count, entry) in std::fs::read_dir(folder).unwrap().enumerate() {
+        let seed = std::fs::read(entry.unwrap().path()).unwrap();
+        let mut listener = listener();
+        if count % 2 == 0 {
+            listener.line_endings = LineEndings::Normalize;
+        }
+        let client = session(&bench, listener);
+        let (mut reader, mut writer) = tokio::io::split(client.stream);
+        let write = async {
+            // One that was closed early writes no more.
+            let written = tokio::io::AsyncWriteExt::write_all(&mut writer, &seed[2..]).await;
+            written.unwrap_or_default();
+            let ended = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+            ended.unwrap_or_default();
+        };
+        let mut text = String::new();
+        let (read, ()) = tokio::join!(reader.read_to_string(&mut text), write);
+        read.unwrap();
+        assert!(text.starts_with("220 ") && text.ends_with("\r\n"), "{text}");
+        answered += text.matches(" queued as ").count();
+    }
+    assert!(answered >= 5, "{answered} messages");
+    assert_eq!(bench.queued().await, answered);
+}
+
 /// A thousand idle sessions must not cost more than what their buffers need.
 #[tokio::test]
 async fn an_idle_session_is_small() {
