@@ -85,13 +85,14 @@ fn exim() {
             std::os::unix::fs::chown(dir.join(folder), owner, owner).unwrap();
         }
         fs::copy(office.ca(), dir.join("ca.pem")).unwrap();
-        let transport = match way {
-            Way::Open => "  hosts_avoid_tls = *\n".to_owned(),
-            _ => format!(
+        let transport = if way == Way::Open {
+            "  hosts_avoid_tls = *\n".to_owned()
+        } else {
+            format!(
                 "  hosts_require_tls = *\n  tls_verify_hosts = *\n  tls_verify_certificates = {}\n  \
                  hosts_require_auth = *\n",
                 dir.join("ca.pem").display()
-            ),
+            )
         };
         fs::create_dir(exim.etc("exim4")).unwrap();
         fill(
@@ -139,9 +140,10 @@ fn opensmtpd() {
     for way in [Way::Open, Way::StartTls("PLAIN")] {
         let smtpd = Unpacked::new("opensmtpd", &["opensmtpd", "opensmtpq"]);
         let port = office.port(way);
-        let host = match way {
-            Way::Open => format!("\"smtp://127.0.0.1:{port}\""),
-            _ => format!("\"smtp+tls://rig@localhost:{port}\" auth <secrets>"),
+        let host = if way == Way::Open {
+            format!("\"smtp://127.0.0.1:{port}\"")
+        } else {
+            format!("\"smtp+tls://rig@localhost:{port}\" auth <secrets>")
         };
         let listens: SocketAddr = free_address();
         let marks = [

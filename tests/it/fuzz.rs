@@ -70,8 +70,8 @@ fn seeds_hold() {
 
 #[test]
 fn mutated_sessions_hold() {
-    let rounds = std::env::var("GATEPOST_FUZZ_ROUNDS");
-    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+    let rounds = std::env::var_os("GATEPOST_FUZZ_ROUNDS");
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.to_str().unwrap().parse().unwrap());
     let seeds = seeds();
     // Another beginning each time; told, so that a failure can be had again.
     let start = Chance::new().next();
