@@ -16,6 +16,7 @@ mod crash;
 mod disk;
 mod drain;
 mod fuzz;
+mod loops;
 mod power_cut;
 mod reload;
 mod sendmail;
