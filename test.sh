@@ -15,13 +15,15 @@ PACKAGES=(
     dovecot-core dovecot-submissiond                        # upstream with XOAUTH2 and OAUTHBEARER
     tinyproxy-bin iproute2                                  # between us and the provider
     postfix swaks msmtp curl php-cli libphp-phpmailer python3 python3-venv # senders
+    git git-email s-nail bsd-mailx mutt                     # programs that call sendmail
+    libdb5.3 libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0 libevent-2.1-7 libpam0g # what Exim and OpenSMTPD need
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
     strace util-linux mount e2fsprogs                       # faults
     systemd                                                 # socket activation, hardening of the unit
 )
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
-    cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks
+    cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks git:git s-nail:s-nail bsd-mailx:bsd-mailx mutt:mutt dpkg-deb:dpkg
     tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
     setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
 )
@@ -56,6 +58,17 @@ for pair in "${COMMANDS[@]}"; do
 done
 [ -f /usr/share/php/libphp-phpmailer/autoload.php ] || [ -f /usr/share/php/libphp-phpmailer/src/PHPMailer.php ] \
     || die "PHPMailer is missing: install the package libphp-phpmailer"
+
+# Debian installs one mail server at a time; these two run from unpacked packages (tests/interop/rig/installed.sh).
+say "Mail servers beside Postfix"
+for pair in exim:exim4-daemon-light opensmtpd:opensmtpd; do
+    unpacked="target/tools/mta/${pair%%:*}" package=${pair##*:}
+    if [ ! -d "$unpacked/usr" ]; then
+        mkdir -p "$unpacked"
+        (cd "$unpacked" && apt-get -q download "$package") || die "apt-get could not download $package"
+        dpkg-deb --extract "$unpacked/$package"_*.deb "$unpacked" || die "$package cannot be unpacked"
+    fi
+done
 
 say "npm packages"
 command -v npm >/dev/null || die "npm is missing: install the package npm"

@@ -20,6 +20,7 @@ use crate::{
     mail::{AccountName, QueueId},
     oauth::{Rotated, SignIn},
     queue::Operation,
+    submission::ClientSeen,
 };
 
 /// The host is only for the `Host` field: every request goes to the socket.
@@ -138,6 +139,14 @@ impl Client {
     /// [`Error`].
     pub async fn accounts(&self) -> Result<Vec<Account>, Error> {
         self.get("/accounts", &()).await
+    }
+
+    /// Who has connected to the listeners lately.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn clients(&self) -> Result<Vec<ClientSeen>, Error> {
+        self.get("/clients", &()).await
     }
 
     /// Begins a sign-in.

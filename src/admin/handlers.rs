@@ -29,6 +29,7 @@ use crate::{
     oauth::{Rotated, SignIn},
     queue::{Operation, trace::Search},
     store::{self, EntryState, Filter},
+    submission::{ClientSeen, Submission},
 };
 
 pub(super) type AppState = State<Arc<Shared>>;
@@ -100,6 +101,11 @@ pub(super) async fn rotate_key(State(shared): AppState) -> Answer<Rotated> {
 
 pub(super) async fn accounts(State(shared): AppState) -> Answer<Vec<Account>> {
     Ok(Json(shared.accounts().await?))
+}
+
+pub(super) async fn clients(State(shared): AppState) -> Json<Vec<ClientSeen>> {
+    let submission = shared.submission.get();
+    Json(submission.map(Submission::clients).unwrap_or_default())
 }
 
 pub(super) async fn sign_in(

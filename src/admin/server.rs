@@ -115,6 +115,7 @@ fn routes() -> Routes {
         ),
         ("/sign-ins/callback", Method::POST, post(handlers::pasted)),
         ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
+        ("/clients", Method::GET, get(handlers::clients)),
         ("/queue", Method::GET, get(handlers::queue)),
         ("/queue/{id}", Method::GET, get(handlers::queue_entry)),
         ("/queue/import", Method::POST, post(import::import)),

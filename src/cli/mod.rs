@@ -1,9 +1,10 @@
 //! The edge: one file a verb. Everything printed goes through the printer here.
 //!
-//! Exit codes: 0 done, 1 the answer is no, 2 usage.
+//! Exit codes: 0 done, 1 the answer is no, 2 usage; `sendmail` has those of sysexits.h.
 
 mod accounts;
 mod check;
+mod clients;
 mod demo;
 mod doctor;
 mod hash_password;
@@ -18,6 +19,7 @@ mod reload;
 mod rotate_key;
 mod run;
 mod sandbox;
+mod sendmail;
 mod test;
 mod text;
 mod trace;
@@ -64,6 +66,8 @@ enum Verb {
     Logout(logout::Args),
     /// Show each account: state, token, what is wrong and what to do
     Accounts(accounts::Args),
+    /// Show who has connected lately, what was refused, and what to do about it
+    Clients(clients::Args),
     /// Send one message through an account and tell each step
     Test(test::Args),
     /// Look at each step of an account's way and name the switch that is off
@@ -80,6 +84,8 @@ enum Verb {
     HashPassword(hash_password::Args),
     /// Run the practice provider: OAuth, XOAUTH2 SMTP, a mailbox page, faults on demand
     Sandbox(sandbox::Args),
+    /// Take a message from standard input, as sendmail does (also when called `sendmail` or `mailq`)
+    Sendmail(sendmail::Args),
     /// Exit 0 if the daemon lives, 1 if not (for containers)
     Healthcheck,
 }
@@ -99,9 +105,12 @@ pub fn main() -> ExitCode {
     // Explicitly ours, whatever a dependency would choose. Only a second call could fail.
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.install_default().unwrap_or_default();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(usage) => return print_usage(&usage),
+    let cli = match sendmail::called().map(Verb::Sendmail) {
+        Some(verb) => Cli { config: None, verb },
+        None => match Cli::try_parse() {
+            Ok(cli) => cli,
+            Err(usage) => return print_usage(&usage),
+        },
     };
     let context = Context {
         printer: Printer,
@@ -142,12 +151,14 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Login(args) => client(login::run(context, &args)),
         Verb::Logout(args) => client(logout::run(context, &args)),
         Verb::Accounts(args) => client(accounts::run(context, &args)),
+        Verb::Clients(args) => client(clients::run(context, &args)),
         Verb::Test(args) => client(test::run(context, &args)),
         Verb::Doctor(args) => client(doctor::run(context, &args)),
         Verb::Queue(args) => client(queue::run(context, &args)),
         Verb::Trace(args) => client(trace::run(context, &args)),
         Verb::RotateKey => client(rotate_key::run(context)),
         Verb::Reload => client(reload::run(context)),
+        Verb::Sendmail(args) => sendmail::run(context, &args),
         Verb::Healthcheck => client(healthcheck::run(context)),
     }
 }
@@ -190,12 +201,13 @@ mod tests {
     use super::*;
 
     /// Verbs whose help is this snapshot's business; the others keep their own.
-    const VERBS: [&[&str]; 15] = [
+    const VERBS: [&[&str]; 16] = [
         &[],
         &["run"],
         &["login"],
         &["logout"],
         &["accounts"],
+        &["clients"],
         &["test"],
         &["doctor"],
         &["queue"],

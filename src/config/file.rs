@@ -89,6 +89,8 @@ section! {
         delivery: Field<QueueFirst>,
         hybrid_wait: Field<Duration>,
         line_endings: Field<submission::LineEndings>,
+        long_lines: Field<submission::LongLines>,
+        hide_client_address: Field<bool>,
         max_message_size: Field<ByteSize>,
         max_recipients: Field<u32>,
         max_connections: Field<u32>,

@@ -334,6 +334,10 @@ words!(
     "strict" => Self::Strict, "normalize" => Self::Normalize,
 );
 words!(
+    submission::LongLines, "\"pass\" or \"refuse\"", false,
+    "pass" => Self::Pass, "refuse" => Self::Refuse,
+);
+words!(
     Kind, "\"microsoft\", \"google\" or \"custom\"", false,
     "microsoft" => Self::Microsoft, "google" => Self::Google, "custom" => Self::Custom,
 );

@@ -61,7 +61,7 @@ pub fn replace(
 }
 
 /// Name and lines of each field. A line without a name belongs to what is before it.
-fn fields(section: &[u8]) -> Vec<(&[u8], &[u8])> {
+pub(super) fn fields(section: &[u8]) -> Vec<(&[u8], &[u8])> {
     let mut starts = vec![0];
     let ends = memchr::memchr_iter(b'\n', section).map(|at| at + 1);
     starts.extend(ends.filter(|at| !matches!(section.get(*at), None | Some(b' ' | b'\t'))));
@@ -77,16 +77,16 @@ fn fields(section: &[u8]) -> Vec<(&[u8], &[u8])> {
 }
 
 /// What follows the colon, line ends included.
-fn value_of(line: &[u8]) -> &[u8] {
+pub(super) fn value_of(line: &[u8]) -> &[u8] {
     let colon = memchr::memchr(b':', line).map_or(line.len(), |at| at + 1);
     line.get(colon..).unwrap_or_default()
 }
 
 /// The first author in a value, as ranges of it.
 #[derive(Debug, Default)]
-struct Author {
+pub(super) struct Author {
     /// `addr-spec`, white space and brackets apart.
-    address: Option<Range<usize>>,
+    pub(super) address: Option<Range<usize>>,
     /// The display name in front of angle brackets, or the name of the group; white space apart.
     name: Option<Range<usize>>,
     /// A comment behind a bare address: the old way to write a name.
@@ -94,7 +94,7 @@ struct Author {
 }
 
 impl Author {
-    fn read(value: &[u8]) -> Self {
+    pub(super) fn read(value: &[u8]) -> Self {
         let mut author = Self::default();
         let mut start = 0;
         let mut at = 0;
@@ -176,7 +176,7 @@ impl Author {
 
 /// The length of what begins with an opening octet at `at`, up to and with its closing one, or to the
 /// end where there is none.
-fn quoted(value: &[u8], at: usize, open: u8, close: u8) -> usize {
+pub(super) fn quoted(value: &[u8], at: usize, open: u8, close: u8) -> usize {
     closed(value, at, open, close).unwrap_or(value.len() - at)
 }
 
@@ -236,7 +236,8 @@ fn is_phrase(name: &[u8]) -> bool {
 }
 
 /// A display name as it stands in a header: as it is, quoted, or in encoded words (RFC 2047).
-fn phrase(name: &str) -> String {
+#[must_use]
+pub fn phrase(name: &str) -> String {
     let name: String = name.chars().filter(|char| !char.is_control()).collect();
     let is_atom =
         |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~ ".contains(char);

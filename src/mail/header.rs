@@ -7,7 +7,7 @@
 use std::{net::IpAddr, ops::Range};
 
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter, tz::TimeZone};
-use memchr::memchr;
+use memchr::{memchr, memmem};
 
 use super::{Address, QueueId, sanitise};
 
@@ -28,6 +28,8 @@ pub struct Header {
     pub from: bool,
     /// `Message-ID` is there.
     pub message_id: bool,
+    /// `MIME-Version` is there.
+    pub mime_version: bool,
     /// Number of `Received` fields: the hops so far.
     pub received: usize,
     /// Fields that must not leave, in order: `Bcc`, `Resent-Bcc`, and an mbox `From ` line in front.
@@ -134,6 +136,7 @@ impl Scan {
         self.header.date |= is("Date");
         self.header.from |= is("From");
         self.header.message_id |= is("Message-ID");
+        self.header.mime_version |= is("MIME-Version");
         self.header.received += usize::from(is("Received"));
         self.removing = is("Bcc") || is("Resent-Bcc");
         if self.removing {
@@ -167,8 +170,9 @@ fn classify(line: &[u8]) -> Line {
 }
 
 /// Removes what [`Header::remove`] names and puts `fields` (complete lines) at the end of the
-/// section, with the empty line behind it where that is missing.
-pub fn edit(buffer: &mut Vec<u8>, header: &Header, fields: &[u8]) {
+/// section, with the empty line behind it where that is missing. Gives where the section ends then,
+/// before its empty line.
+pub fn edit(buffer: &mut Vec<u8>, header: &Header, fields: &[u8]) -> usize {
     let separator: &[u8] = if header.separator_missing {
         b"\r\n"
     } else {
@@ -178,9 +182,37 @@ pub fn edit(buffer: &mut Vec<u8>, header: &Header, fields: &[u8]) {
         let new = fields.iter().chain(separator).copied();
         buffer.splice(header.end..header.end, new);
     }
+    let mut removed = 0;
     for range in header.remove.iter().rev() {
-        buffer.drain(range.clone());
+        removed += buffer.drain(range.clone()).len();
     }
+    header.end + fields.len() - removed
+}
+
+/// How often a message has passed through the host of this name, its passage now included: `Received`
+/// fields in the form of [`Trace`]. A queue id must stand in them, because other programs call their
+/// host by the same name (`localhost`).
+#[must_use]
+pub fn passages(section: &[u8], host: &str) -> usize {
+    let by = [b"by ", host.as_bytes(), b" with "].concat();
+    let ours = |line: &&[u8]| {
+        let behind = memmem::find(line, &by).and_then(|at| line.get(at + by.len()..));
+        let mut words = behind
+            .unwrap_or_default()
+            .split(|o| matches!(o, b' ' | b';' | b'\r'));
+        let id = words.nth(2).and_then(|id| std::str::from_utf8(id).ok());
+        id.is_some_and(|id| id.parse::<QueueId>().is_ok())
+    };
+    let mut in_received = false;
+    let lines = section.split(|octet| *octet == b'\n');
+    let received = lines.filter(|line| {
+        if !line.starts_with(b" ") && !line.starts_with(b"\t") {
+            let name = line.get(..9);
+            in_received = name.is_some_and(|name| name.eq_ignore_ascii_case(b"Received:"));
+        }
+        in_received
+    });
+    received.filter(ours).count()
 }
 
 /// The Message-ID of a message that begins here, without its angle brackets (RFC 5322 §3.6.4); as
@@ -216,6 +248,9 @@ pub struct Trace<'a> {
     pub helo: &'a str,
     /// Where it is; none on a Unix socket.
     pub peer: Option<IpAddr>,
+    /// Whether nothing is told of the client: neither its name, which is often its address, nor where
+    /// it is.
+    pub hidden: bool,
     /// Our name.
     pub by: &'a str,
     /// `ESMTPSA` and the like.
@@ -232,7 +267,27 @@ impl Trace<'_> {
     /// Appends the field. Whatever the client said in its greeting, the field stays one field.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut text = String::with_capacity(256);
-        text.push_str("Received: from ");
+        text.push_str("Received: ");
+        if !self.hidden {
+            self.write_client(&mut text);
+            text.push_str("\r\n\t");
+        }
+        let (by, protocol, id) = (self.by, self.protocol, self.id);
+        text.push_str(&format!("by {by} with {protocol} id {id}"));
+        if let Some(recipient) = self.recipient.filter(|recipient| recipient.is_ascii()) {
+            text.push_str(&format!("\r\n\tfor <{recipient}>"));
+        }
+        text.push_str(";\r\n\t");
+        text.push_str(&date(self.at));
+        text.push_str("\r\n");
+        out.extend_from_slice(text.as_bytes());
+    }
+
+    fn write_client(&self, text: &mut String) {
+        text.push_str("from ");
+        if self.helo.is_empty() {
+            text.push_str("unknown");
+        }
         text.extend(self.helo.chars().map(|char| match char {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_' | ':' | '[' | ']' => char,
             _ => '?',
@@ -242,15 +297,6 @@ impl Trace<'_> {
             Some(IpAddr::V6(peer)) => text.push_str(&format!(" ([IPv6:{peer}])")),
             None => text.push_str(" (local)"),
         }
-        let (by, protocol, id) = (self.by, self.protocol, self.id);
-        text.push_str(&format!("\r\n\tby {by} with {protocol} id {id}"));
-        if let Some(recipient) = self.recipient.filter(|recipient| recipient.is_ascii()) {
-            text.push_str(&format!("\r\n\tfor <{recipient}>"));
-        }
-        text.push_str(";\r\n\t");
-        text.push_str(&date(self.at));
-        text.push_str("\r\n");
-        out.extend_from_slice(text.as_bytes());
     }
 }
 
@@ -312,7 +358,10 @@ mod tests {
             assert_eq!(header, whole, "in steps of {step}");
         }
         let mut buffer = text.as_bytes().to_vec();
-        edit(&mut buffer, &whole, b"Date: now\r\n");
+        let end = edit(&mut buffer, &whole, b"Date: now\r\n");
+        assert!(
+            buffer[..end].ends_with(b"Date: now\r\n") && buffer[end..].starts_with(b"\r\nbody")
+        );
         assert_eq!(
             String::from_utf8(buffer).unwrap(),
             "Received: a\r\n\tb\r\nTo: q@y\r\nmessage-id: <1@2>\r\nDate: now\r\n\r\n\
@@ -355,6 +404,7 @@ mod tests {
         let mut trace = Trace {
             helo: "printer-2\r\nBcc: x (é)",
             peer: Some("::ffff:192.0.2.7".parse().unwrap()),
+            hidden: false,
             by: "relay.example",
             protocol: "ESMTPA",
             id: QueueId::from_i64(1),
@@ -375,5 +425,38 @@ mod tests {
         trace.write(&mut out);
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains(" (local)\r\n") && text.contains("\r\n\tfor <a@b.example>;\r\n"));
+        (trace.hidden, trace.recipient) = (true, None);
+        let mut out = Vec::new();
+        trace.write(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("Received: by relay.example with ESMTPA id 0000000000001;\r\n\t"));
+    }
+
+    #[test]
+    fn only_our_own_passages_are_counted() {
+        let mut trace = Trace {
+            helo: "x",
+            peer: None,
+            hidden: false,
+            by: "relay.example",
+            protocol: "ESMTPS",
+            id: QueueId::from_i64(77),
+            recipient: None,
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let mut section = Vec::new();
+        trace.write(&mut section);
+        trace.hidden = true;
+        trace.write(&mut section);
+        trace.by = "relay.example.org";
+        trace.write(&mut section);
+        let others = "Received: from a by relay.example with ESMTP id 4XyZ12\r\n\
+                      received: from relay.example with HTTP; now\r\n\
+                      X-Quoted: by relay.example with ESMTP id 0000000000001;\r\n\
+                      \tby relay.example with ESMTP id 0000000000001;\r\n\
+                      Received: by relay.example with ESMTP id";
+        section.extend_from_slice(others.as_bytes());
+        assert_eq!(passages(&section, "relay.example"), 2);
+        assert_eq!(passages(&section, "relay.example.org"), 1);
     }
 }

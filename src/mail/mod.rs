@@ -5,7 +5,9 @@ pub mod author;
 mod envelope;
 pub mod header;
 mod id;
+pub mod lines;
 mod message;
+pub mod recipients;
 mod status;
 
 pub use address::{Address, AddressError, ReversePath};

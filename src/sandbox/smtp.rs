@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
             }
             Input::Refused(fault) => self.session.fault(fault),
             Input::Broken(fault) => match self.session.fault(fault) {
-                Step::Reply(reply) | Step::Close(reply) => Step::Close(reply),
+                Step::Reply(reply) | Step::Alone(reply) | Step::Close(reply) => Step::Close(reply),
                 // A refused line leads to nothing else.
                 Step::StartTls(_) | Step::Ask(_) | Step::Data(_) => return Ok(Flow::End),
             },
@@ -252,6 +252,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     async fn act(&mut self, step: Step) -> io::Result<Flow> {
         match step {
             Step::Reply(reply) => self.write(&reply).await.map(|()| Flow::Go),
+            Step::Alone(reply) if !self.input.is_empty() => {
+                self.write(&reply).await?;
+                self.write(&Reply::OUT_OF_STEP).await.map(|()| Flow::End)
+            }
+            Step::Alone(reply) => self.write(&reply).await.map(|()| Flow::Go),
             Step::Close(reply) => self.write(&reply).await.map(|()| Flow::End),
             Step::StartTls(reply) => match self.server.play("starttls").await {
                 Some(deed) => self.instead(deed).await,
@@ -291,7 +296,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
             (None, Question::Mail { .. } | Question::Rcpt(_)) => Answer::Accept,
         };
         match self.session.answer(answer) {
-            Step::Reply(reply) => self.write(&reply).await.map(|()| Flow::Go),
+            Step::Reply(reply) | Step::Alone(reply) => self.write(&reply).await.map(|()| Flow::Go),
             Step::Close(reply) => self.write(&reply).await.map(|()| Flow::End),
             // An answer leads to nothing else.
             Step::StartTls(_) | Step::Ask(_) | Step::Data(_) => Ok(Flow::End),

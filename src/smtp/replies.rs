@@ -50,8 +50,8 @@ replies! {
     LINE_TOO_LONG = "500 5.5.2 line too long";
     /// A command without what it needs, or with what it does not take.
     SYNTAX = "501 5.5.4 syntax error in arguments";
-    /// EHLO and HELO need a name.
-    SYNTAX_HELLO = "501 5.5.4 syntax: EHLO hostname";
+    /// A name in EHLO or HELO that no host has.
+    SYNTAX_HELLO = "501 5.5.4 hostname too long";
     /// MAIL in a shape that is not MAIL.
     SYNTAX_MAIL = "501 5.5.4 syntax: MAIL FROM:<address>";
     /// RCPT in a shape that is not RCPT.
@@ -66,6 +66,10 @@ replies! {
     UNKNOWN_PARAMETER = "555 5.5.4 unsupported parameter";
     /// A parameter with a value it cannot have, or given twice.
     BAD_PARAMETER = "501 5.5.4 bad parameter value";
+    /// STARTTLS where it was not offered.
+    NO_STARTTLS = "502 5.5.1 STARTTLS is not offered here";
+    /// AUTH where it was not offered.
+    NO_AUTH = "502 5.5.1 AUTH is not offered here";
     /// Known, not offered.
     NOT_IMPLEMENTED = "502 5.5.1 command not implemented";
     /// BDAT was not offered; the octets behind it would be read as commands.
@@ -83,6 +87,8 @@ replies! {
     ALREADY_TLS = "503 5.5.1 TLS already active";
     /// Octets in clear behind STARTTLS: somebody injects commands (CVE-2011-0411).
     INJECTED = "554 5.5.1 nothing may follow STARTTLS, closing connection";
+    /// Octets behind a DATA that was refused: a message nobody takes, never commands (RFC 2920 §3.1).
+    OUT_OF_STEP = "554 5.5.0 sent without waiting for the reply, closing connection";
     /// A second AUTH.
     ALREADY_LOGGED_IN = "503 5.5.1 already authenticated";
     /// AUTH between MAIL and the end of data.
@@ -96,6 +102,8 @@ replies! {
     HEADER_TOO_BIG = "552 5.3.4 header section too big";
     /// A CR or LF alone in the data.
     BARE_ENDINGS = "550 5.6.11 bare CR or LF in message data";
+    /// A line of the message over RFC 5321's bound, where that is refused.
+    DATA_LINE_TOO_LONG = "554 5.6.0 line over 998 octets in message data";
     /// NUL in the data.
     NUL_IN_DATA = "550 5.6.0 NUL octet in message data";
     /// Too many hops.
@@ -138,6 +146,8 @@ replies! {
     TOO_MANY_ERRORS = "421 4.7.0 too many errors, closing connection";
     /// The session failed to log in too often.
     TOO_MANY_LOGINS = "421 4.7.0 too many failed logins, closing connection";
+    /// The peer begins a TLS handshake where none is expected.
+    NOT_TLS = "421 4.7.0 TLS does not begin here, closing connection";
     /// The peer speaks HTTP.
     NOT_HTTP = "421 4.7.0 this is SMTP, closing connection";
     /// TLS cannot begin.

@@ -16,12 +16,14 @@ use super::{
     limits::{Limits, Permit},
     login::Logins,
     policy,
+    remedy::Case,
+    seen::{Event, Seen, Visit, Who},
 };
 use crate::{
     clock::Clock,
     net::{self, tasks::Tasks},
     queue::Queue,
-    smtp::server::Settings,
+    smtp::{replies::Reply, server::Settings},
     telemetry::Metrics,
 };
 
@@ -35,6 +37,7 @@ pub(super) struct Shared {
     pub(super) rules: Mutex<Arc<Rules>>,
     pub(super) logins: Logins,
     pub(super) deadlines: Deadlines,
+    pub(super) seen: Seen,
     /// Sessions begun; the number names the next one.
     pub(super) sessions: AtomicU64,
 }
@@ -43,6 +46,32 @@ impl Shared {
     /// The rules in force now.
     pub(super) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes a peer that gets no session, for the list of clients.
+    pub(super) fn turned_away(&self, reply: &Reply, listener: &Listener, peer: Option<IpAddr>) {
+        let rules = self.rules();
+        let explained = Case {
+            reply,
+            listener,
+            rules: &rules,
+            peer,
+            login: None,
+            sender: None,
+        }
+        .explain();
+        let who = Who {
+            address: peer,
+            helo: None,
+            login: None,
+        };
+        let visit = Visit {
+            listener: &listener.name,
+            tls: false,
+            at: self.clock.now(),
+            is_new: true,
+        };
+        self.seen.note(who, visit, Event::TurnedAway(explained));
     }
 
     pub(super) fn set_rules(&self, rules: Arc<Rules>) {

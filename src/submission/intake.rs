@@ -12,6 +12,7 @@ use crate::{
     mail::{
         Body, Digest, Message, QueueId, ReversePath,
         header::{self, Header, Scan},
+        lines::{self, LongLines},
     },
     queue::{Queue, Spill},
     smtp::{
@@ -25,6 +26,9 @@ use crate::{
 const HEADER_LEN_MAX: usize = 128 * 1024;
 /// Hops after which a message is taken to be in a loop; Postfix's `hopcount_limit`.
 const HOPS_MAX: usize = 50;
+/// Passages through this very relay after which a message is in a loop. One that comes back once may be
+/// meant (an application that sends on what it was sent); a loop comes back for ever.
+const PASSAGES_MAX: usize = 3;
 /// What is read of a refused message beyond its size limit before the connection is cut.
 const DRAIN_LEN_MIN: u64 = 1024 * 1024;
 /// First allocation: most mail from machines fits without another.
@@ -44,6 +48,8 @@ pub(super) struct Intake {
     /// Octets decoded; our own fields do not count.
     octets: u64,
     octets_max: u64,
+    /// Where lines over 998 octets are refused: the search for one in the body.
+    long_lines: Option<LongLines>,
     additions: Additions,
     /// Known once the header section is complete; for the trace.
     message_id: Option<String>,
@@ -87,9 +93,15 @@ impl Intake {
             spill: None,
             octets: 0,
             octets_max,
+            long_lines: None,
             additions,
             message_id: None,
         }
+    }
+
+    /// Refuses a message with a line over 998 octets; before any data.
+    pub(super) fn refuse_long_lines(&mut self) {
+        self.long_lines = Some(LongLines::default());
     }
 
     /// Puts the trace field in front; before any data.
@@ -106,6 +118,9 @@ impl Intake {
         self.octets = self
             .octets
             .saturating_add(u64::try_from(new).unwrap_or(u64::MAX));
+        if matches!(self.stage, Stage::Body) {
+            self.judge_lines(before);
+        }
         self.judge();
         if matches!(self.stage, Stage::Body) {
             let due = self.spill.is_some() && self.buffer.len() >= SPILL_WRITE_LEN;
@@ -183,6 +198,18 @@ impl Intake {
         }
     }
 
+    /// The lines of the message from this place in the buffer on, where their length matters.
+    fn judge_lines(&mut self, from: usize) {
+        let text = self.buffer.get(from..).unwrap_or_default();
+        let long = self
+            .long_lines
+            .as_mut()
+            .is_some_and(|lines| lines.any(text));
+        if long {
+            self.refuse(Reply::DATA_LINE_TOO_LONG);
+        }
+    }
+
     /// The first refusal stands; what was kept is given up.
     fn refuse(&mut self, reply: Reply) {
         if self.refusal().is_none() {
@@ -202,10 +229,17 @@ impl Intake {
             self.refuse(Reply::HEADER_TOO_BIG);
             return;
         }
+        let section = self.buffer.get(..header.end).unwrap_or_default();
+        if header::passages(section, &self.additions.hostname) > PASSAGES_MAX {
+            self.refuse(Reply::LOOP);
+            return;
+        }
         let fields = self.additions.missing(header, self.id);
-        header::edit(&mut self.buffer, header, fields.as_bytes());
+        let end = header::edit(&mut self.buffer, header, fields.as_bytes());
         self.message_id = header::message_id(&self.buffer);
+        lines::fold(&mut self.buffer, end);
         self.stage = Stage::Body;
+        self.judge_lines(0);
     }
 
     async fn write_out(&mut self, queue: &Queue) {
@@ -254,6 +288,10 @@ impl Additions {
         if !header.message_id {
             // Of the queue id, so that a duplicate carries the same.
             fields.push_str(&format!("Message-ID: <{id}@{}>\r\n", self.hostname));
+        }
+        if !header.mime_version {
+            // Without it a reader takes no notice of Content-Type and the encoding (RFC 2045 §4).
+            fields.push_str("MIME-Version: 1.0\r\n");
         }
         fields
     }

@@ -241,6 +241,7 @@ fn admit(accepted: Accepted, door: &Arc<Door>, shared: &Arc<Shared>) {
     let address = peer.ip();
     let refused = |reply: &Reply, reason| {
         tracing::info!(event = "session_refused", listener = listener.name, %peer, reason);
+        shared.turned_away(reply, &live.listener, address);
         // Under implicit TLS nothing can be said before the handshake.
         if listener.tls != Tls::Implicit {
             accepted.say(reply);

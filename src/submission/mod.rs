@@ -5,6 +5,7 @@
 //! - `door`: what sessions share, and a listener as it is configured now.
 //! - `intake`: the data of one message, bounded in memory, edited once.
 //! - `login`, `policy`, `limits`: who may.
+//! - `seen`: who has connected lately; `remedy`: why what it tried was refused, and what to do.
 //!
 //! Meets `delivery` nowhere but in the queue. A session takes its settings when it begins and the
 //! rules (clients, routes) at each transaction, so a reload reaches open sessions.
@@ -16,6 +17,8 @@ mod limits;
 mod listen;
 mod login;
 mod policy;
+mod remedy;
+mod seen;
 mod wire;
 
 use std::{
@@ -32,11 +35,15 @@ use std::{
 use ipnet::IpNet;
 use tokio::task;
 
-pub use self::login::hash_password;
 use self::{
     door::{Door, Live, Shared},
     listen::{Passed, Socket},
     login::Logins,
+    seen::Seen,
+};
+pub use self::{
+    login::hash_password,
+    seen::{ClientSeen, Refusal},
 };
 use crate::{
     clock::Clock, mail::AccountName, net::tasks::Tasks, queue::Queue, route::Router,
@@ -62,6 +69,10 @@ pub struct Listener {
     pub allow: Vec<IpNet>,
     /// What is done with bare CR and LF in message data.
     pub line_endings: LineEndings,
+    /// What is done with lines over RFC 5321's 998 octets.
+    pub long_lines: LongLines,
+    /// Whether `Received` tells nothing of the client.
+    pub hide_client_address: bool,
     /// Octets.
     pub max_message_size: u64,
     /// Recipients of one transaction.
@@ -123,6 +134,17 @@ pub enum LineEndings {
     Strict,
     /// Made CRLF before anything else looks at it; never ends the data.
     Normalize,
+}
+
+/// What is done with a line of the message over 998 octets. Header lines are folded at white space in
+/// either case, and nothing is ever cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LongLines {
+    /// It goes on as it is: many programs write a whole page in one line, and providers take it.
+    Pass,
+    /// 554 5.6.0, while the one who wrote it is there to hear it: for servers upstream that would
+    /// refuse or break it.
+    Refuse,
 }
 
 /// A `[[client]]`.
@@ -274,6 +296,7 @@ impl Submission {
             rules: Mutex::new(Arc::new(Rules::default())),
             logins: Logins::new(),
             deadlines: Deadlines::default(),
+            seen: Seen::default(),
             sessions: AtomicU64::new(0),
         };
         let listening = Listeners {
@@ -329,6 +352,12 @@ impl Submission {
             loops.map(move |one| (name.clone(), one.bound))
         });
         addresses.collect()
+    }
+
+    /// Who has connected since the start, who came last first: a bounded table in memory.
+    #[must_use]
+    pub fn clients(&self) -> Vec<ClientSeen> {
+        self.inner.shared.seen.list()
     }
 
     /// A number that rises while the accept loops turn; the watchdog compares it.

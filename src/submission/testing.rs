@@ -78,6 +78,8 @@ pub(super) fn listener() -> Listener {
         auth_without_tls: AuthWithoutTls::Loopback,
         allow: Vec::new(),
         line_endings: LineEndings::Strict,
+        long_lines: LongLines::Pass,
+        hide_client_address: false,
         max_message_size: 2 * 1024 * 1024,
         max_recipients: 100,
         max_connections: 100,

@@ -12,9 +12,11 @@ mod support;
 
 mod canaille;
 mod clients;
+mod mtas;
 mod network;
 mod oauth;
 mod own_address;
+mod programs;
 mod proxy;
 mod rig;
 mod rotation_kill;

@@ -23,7 +23,7 @@ pub(crate) fn file(name: &str) -> PathBuf {
 }
 
 /// Copies a template with its marks filled in.
-fn fill(template: &str, to: &Path, marks: &[(&str, &str)]) {
+pub(crate) fn fill(template: &str, to: &Path, marks: &[(&str, &str)]) {
     let mut text = fs::read_to_string(file(template)).unwrap();
     for (mark, value) in marks {
         text = text.replace(mark, value);

@@ -12,7 +12,8 @@ fn account(port: u16) -> String {
     )
 }
 
-/// It ends by the number of hops, with exactly one report, and nothing stays behind.
+/// It ends when a message has passed one relay too often, with exactly one report outside the loop, and
+/// nothing stays behind. (`loops`: where the report turns in the loop as well.)
 #[test]
 fn a_loop_ends_with_one_report() {
     let sink = Sink::start();
@@ -40,6 +41,6 @@ fn a_loop_ends_with_one_report() {
     assert_eq!(report.to, ["app@example.test"]);
     assert!(text.contains("5.4.6"), "{text}");
     let hops = text.matches("\nReceived: ").count();
-    assert!((40..=52).contains(&hops), "{hops} hops: {text}");
+    assert!((2..10).contains(&hops), "{hops} hops: {text}");
     assert_eq!(sink.ledger().deliveries.len(), 1, "one report");
 }

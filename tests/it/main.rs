@@ -11,14 +11,18 @@
 mod support;
 
 mod cli;
+mod clients;
 mod crash;
 mod disk;
 mod drain;
 mod hold;
 mod import;
 mod mail_loop;
+mod fuzz;
+mod loops;
 mod power_cut;
 mod reload;
+mod sendmail;
 mod sign_in;
 mod step_kill;
 mod systemd;

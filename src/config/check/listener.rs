@@ -11,7 +11,7 @@ use super::{Checker, positive};
 use crate::{
     admin,
     config::{field::Listed, file, units::ByteSize},
-    submission::{Address, Auth, AuthWithoutTls, LineEndings, Listener, Tls},
+    submission::{Address, Auth, AuthWithoutTls, LineEndings, Listener, LongLines, Tls},
 };
 
 /// Where mail is taken unless told otherwise: a port that needs no privilege.
@@ -113,6 +113,8 @@ impl Checker<'_> {
                 .line_endings
                 .copied()
                 .unwrap_or(default.line_endings),
+            long_lines: section.long_lines.copied().unwrap_or(default.long_lines),
+            hide_client_address: section.hide_client_address.copied().unwrap_or(false),
             max_message_size: section
                 .max_message_size
                 .copied()
@@ -266,6 +268,8 @@ fn default_listener() -> Listener {
         auth_without_tls: AuthWithoutTls::Loopback,
         allow: loopback(),
         line_endings: LineEndings::Strict,
+        long_lines: LongLines::Pass,
+        hide_client_address: false,
         max_message_size: MESSAGE_SIZE_MAX.0,
         max_recipients: RECIPIENTS_MAX,
         max_connections: CONNECTIONS_MAX,

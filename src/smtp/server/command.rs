@@ -42,8 +42,14 @@ const HTTP_VERBS: [&str; 8] = [
     "GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS", "DELETE", "PATCH",
 ];
 
+/// RFC 5321 §4.5.3.1.2; in characters, which is near enough for a name that only a person reads.
+const HELLO_LEN_MAX: usize = 255;
+
 /// Reads a line. `scratch` is overwritten.
 pub(super) fn parse<'a>(line: &'a [u8], scratch: &mut Vec<u8>) -> Result<Command<'a>, Reply> {
+    if let Some(hello) = hello(line) {
+        return hello;
+    }
     let text = std::str::from_utf8(line).map_err(|_| Reply::BAD_OCTETS)?;
     if text.bytes().any(|octet| octet.is_ascii_control()) {
         return Err(Reply::BAD_OCTETS);
@@ -75,13 +81,7 @@ pub(super) fn parse<'a>(line: &'a [u8], scratch: &mut Vec<u8>) -> Result<Command
             Err(Reply::SYNTAX)
         }
     };
-    let hello = |host: &str, esmtp| {
-        let name = host.to_owned();
-        Ok(Command::Hello { name, esmtp })
-    };
     match request {
-        Request::Ehlo { host } => hello(&host, true),
-        Request::Helo { host } => hello(&host, false),
         Request::Data => alone(Command::Data),
         Request::Rset => alone(Command::Reset),
         Request::Quit => alone(Command::Quit),
@@ -96,8 +96,33 @@ pub(super) fn parse<'a>(line: &'a [u8], scratch: &mut Vec<u8>) -> Result<Command
         | Request::Atrn { .. }
         | Request::Burl { .. } => Err(Reply::NOT_IMPLEMENTED),
         // Taken above.
-        Request::Mail { .. } | Request::Rcpt { .. } | Request::Auth { .. } => Err(Reply::SYNTAX),
+        Request::Ehlo { .. }
+        | Request::Helo { .. }
+        | Request::Mail { .. }
+        | Request::Rcpt { .. }
+        | Request::Auth { .. } => Err(Reply::SYNTAX),
     }
+}
+
+/// EHLO and HELO. Devices put their own name there: with blanks, in Latin-1, or none at all. Nothing
+/// hangs on it but what a person reads in `Received`, so all of that is taken.
+fn hello<'a>(line: &[u8]) -> Option<Result<Command<'a>, Reply>> {
+    let (verb, name) = line.trim_ascii().split_at_checked(4)?;
+    let esmtp = verb.eq_ignore_ascii_case(b"EHLO");
+    if !esmtp && !verb.eq_ignore_ascii_case(b"HELO") {
+        return None;
+    }
+    if !name.is_empty() && !name.starts_with(b" ") {
+        return None;
+    }
+    let name = String::from_utf8_lossy(name.trim_ascii()).into_owned();
+    if name.chars().any(char::is_control) {
+        return Some(Err(Reply::BAD_OCTETS));
+    }
+    if name.chars().count() > HELLO_LEN_MAX {
+        return Some(Err(Reply::SYNTAX_HELLO));
+    }
+    Some(Ok(Command::Hello { name, esmtp }))
 }
 
 /// `mechanism [initial-response]`.
@@ -125,8 +150,6 @@ fn auth<'a>(rest: &'a str, scratch: &mut Vec<u8>) -> Result<Command<'a>, Reply> 
 /// What the client reads when `smtp-proto` refuses.
 pub(super) fn reply_to(error: &Error) -> Reply {
     match error {
-        Error::SyntaxError { syntax } if syntax.starts_with("EHLO") => Reply::SYNTAX_HELLO,
-        Error::SyntaxError { syntax } if syntax.starts_with("HELO") => Reply::SYNTAX_HELLO,
         Error::SyntaxError { .. } => Reply::SYNTAX,
         Error::InvalidParameter { .. } => Reply::BAD_PARAMETER,
         Error::UnsupportedParameter { .. } => Reply::UNKNOWN_PARAMETER,

@@ -33,6 +33,10 @@ pub struct Session {
     transaction: Option<Envelope>,
     phase: Phase,
     errors: u32,
+    /// Commands since the last message that brought none nearer.
+    idle: u32,
+    /// Recipients beyond the bound since the last message.
+    overshoot: u32,
     failed_logins: u32,
     /// Where lines are made ready for the parser; kept to spare an allocation a command.
     scratch: Vec<u8>,
@@ -65,6 +69,15 @@ enum Phase {
 /// Errors a session may make without sending a message between them; Postfix's hard limit. What
 /// makes more is no mail client.
 const ERRORS_MAX: u32 = 20;
+/// Commands that bring no message nearer (NOOP, RSET, VRFY, EHLO..) between two messages; more count as
+/// errors. Postfix's `smtpd_junk_command_limit`.
+const IDLE_COMMANDS_MAX: u32 = 100;
+
+/// Recipients beyond the bound that are asked to come later; more count as errors: a client that
+/// pipelines sees the first 452 late, one that goes on and on does not read. Postfix's
+/// `smtpd_recipient_overshoot_limit`.
+const OVERSHOOT_MAX: u32 = 1000;
+
 /// Logins a session may fail: enough for a typing error, too few for guessing.
 const FAILED_LOGINS_MAX: u32 = 3;
 
@@ -80,6 +93,8 @@ impl Session {
             transaction: None,
             phase: Phase::Command,
             errors: 0,
+            idle: 0,
+            overshoot: 0,
             failed_logins: 0,
             scratch: Vec::new(),
         }
@@ -149,11 +164,11 @@ impl Session {
             Command::Data => self.data(),
             Command::Reset => {
                 self.transaction = None;
-                Step::Reply(Reply::OK)
+                self.idle(Reply::OK)
             }
-            Command::Noop => Step::Reply(Reply::OK),
-            Command::Verify => Step::Reply(Reply::CANNOT_VERIFY),
-            Command::Help => Step::Reply(Reply::HELP),
+            Command::Noop => self.idle(Reply::OK),
+            Command::Verify => self.idle(Reply::CANNOT_VERIFY),
+            Command::Help => self.idle(Reply::HELP),
             Command::Quit => Step::Close(Reply::BYE),
             Command::StartTls => self.start_tls(),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
@@ -172,12 +187,35 @@ impl Session {
         }
     }
 
+    /// Answers a command that brings no message nearer; a flood of them is one of errors.
+    fn idle(&mut self, reply: Reply) -> Step {
+        self.idle = self.idle.saturating_add(1);
+        if self.idle > IDLE_COMMANDS_MAX {
+            self.refuse(reply)
+        } else {
+            Step::Reply(reply)
+        }
+    }
+
+    /// Refuses a command whose like the client sends last in a group.
+    fn refuse_alone(&mut self, reply: Reply) -> Step {
+        match self.refuse(reply) {
+            Step::Reply(reply) => Step::Alone(reply),
+            over @ (Step::Close(_)
+            | Step::Alone(_)
+            | Step::StartTls(_)
+            | Step::Ask(_)
+            | Step::Data(_)) => over,
+        }
+    }
+
     fn hello(&mut self, name: String, esmtp: bool) -> Step {
         self.transaction = None;
         self.hello = Some(Hello { name, esmtp });
         let hostname = &self.settings.hostname;
         if !esmtp {
-            return Step::Reply(Reply(format!("250 {hostname}\r\n").into()));
+            let reply = Reply(format!("250 {hostname}\r\n").into());
+            return self.idle(reply);
         }
         let mut text = format!("250-{hostname}\r\n250-PIPELINING\r\n");
         // Writing to a String cannot fail.
@@ -190,7 +228,7 @@ impl Session {
             self.offer_mechanisms(&mut text);
         }
         text.push_str("250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n");
-        Step::Reply(Reply(text.into()))
+        self.idle(Reply(text.into()))
     }
 
     fn auth_possible(&self) -> bool {
@@ -237,7 +275,7 @@ impl Session {
             Err(reply) => return self.refuse(reply),
         };
         if size.is_some_and(|size| size > self.settings.max_message_size) {
-            return Step::Reply(Reply::TOO_BIG);
+            return self.idle(Reply::TOO_BIG);
         }
         let reverse_path = envelope.reverse_path.clone();
         self.phase = Phase::AskedMail(Box::new(envelope));
@@ -255,6 +293,10 @@ impl Session {
         };
         // Not an error of the client: it sends the rest in another transaction (RFC 5321 §4.5.3.1.10).
         if transaction.recipients.len() >= self.settings.max_recipients {
+            self.overshoot = self.overshoot.saturating_add(1);
+            if self.overshoot > OVERSHOOT_MAX {
+                return self.refuse(Reply::TOO_MANY_RECIPIENTS);
+            }
             return Step::Reply(Reply::TOO_MANY_RECIPIENTS);
         }
         self.phase = Phase::AskedRcpt(Box::new(recipient.clone()));
@@ -263,9 +305,9 @@ impl Session {
 
     fn data(&mut self) -> Step {
         match &self.transaction {
-            None => self.refuse(Reply::MAIL_FIRST),
+            None => self.refuse_alone(Reply::MAIL_FIRST),
             Some(transaction) if transaction.recipients.is_empty() => {
-                self.refuse(Reply::RCPT_FIRST)
+                self.refuse_alone(Reply::RCPT_FIRST)
             }
             Some(_) => {
                 self.phase = Phase::Data;
@@ -276,17 +318,17 @@ impl Session {
 
     fn start_tls(&mut self) -> Step {
         if self.tls {
-            self.refuse(Reply::ALREADY_TLS)
+            self.refuse_alone(Reply::ALREADY_TLS)
         } else if self.settings.starttls {
             Step::StartTls(Reply::READY_FOR_TLS)
         } else {
-            self.refuse(Reply::NOT_IMPLEMENTED)
+            self.refuse_alone(Reply::NO_STARTTLS)
         }
     }
 
     fn auth(&mut self, mechanism: Option<Mechanism>, initial: Option<&[u8]>) -> Step {
         if self.settings.mechanisms.is_empty() {
-            return self.refuse(Reply::NOT_IMPLEMENTED);
+            return self.refuse(Reply::NO_AUTH);
         }
         if self.hello.is_none() {
             return self.refuse(Reply::HELLO_FIRST);
@@ -391,7 +433,7 @@ impl Session {
     pub fn end_of_data(&mut self) {
         self.transaction = None;
         self.phase = Phase::Command;
-        self.errors = 0;
+        (self.errors, self.idle, self.overshoot) = (0, 0, 0);
     }
 
     /// The name the client gave with EHLO or HELO.

@@ -1,7 +1,9 @@
 //! Arguments of MAIL and RCPT: the path, lenient where devices are sloppy, and its parameters.
 //!
-//! Lenient means: spaces around the path, a path without angle brackets, an address without a
-//! domain. It never means that something is guessed about the address itself.
+//! Lenient means: spaces around the path, a path without angle brackets, with double ones or with the
+//! closing one left away, a display name in front of them, an address without a domain. It never
+//! means that something is guessed about the address itself: what stands in the path must be one
+//! address, whole.
 
 use smtp_proto::{
     MAIL_BODY_8BITMIME, MAIL_BODY_BINARYMIME, MAIL_RET_FULL, MAIL_RET_HDRS, MAIL_SMTPUTF8,
@@ -81,13 +83,12 @@ fn behind_keyword<'a>(rest: &'a str, keyword: &str) -> Option<&'a str> {
 
 /// The path without brackets and source route, and what follows it.
 fn split_path(text: &str) -> Option<(&str, &str)> {
+    let text = behind_name(text);
     let (path, parameters) = match text.strip_prefix('<') {
-        Some(text) => text.split_at_checked(unquoted(text, '>')?)?,
-        // Devices leave the brackets away; then the path ends at the first space.
+        Some(inside) => bracketed(inside)?,
         None if text.is_empty() => return None,
-        None => text.split_at_checked(unquoted(text, ' ').unwrap_or(text.len()))?,
+        None => up_to_space(text)?,
     };
-    let parameters = parameters.strip_prefix('>').unwrap_or(parameters);
     if !parameters.is_empty() && !parameters.starts_with(' ') {
         return None;
     }
@@ -98,6 +99,39 @@ fn split_path(text: &str) -> Option<(&str, &str)> {
         None => path,
     };
     Some((path, parameters))
+}
+
+/// `Scanner 2 <address>`, as in a header: the name goes, the brackets say where the address is. A text
+/// with an `@` in front of them is no name.
+fn behind_name(text: &str) -> &str {
+    let name = unquoted(text, '<').and_then(|at| text.split_at_checked(at));
+    match name {
+        Some((name, path)) if name.ends_with(' ') && !name.contains('@') => path,
+        Some(_) | None => text,
+    }
+}
+
+/// What stands behind the opening bracket, and what follows the closing one. Devices double the
+/// brackets, or leave the closing one away: then the path ends at the first space.
+fn bracketed(inside: &str) -> Option<(&str, &str)> {
+    let (inside, closing) = match inside.strip_prefix('<') {
+        Some(inside) => (inside, ">>"),
+        None => (inside, ">"),
+    };
+    let inside = inside.trim_ascii_start();
+    match unquoted(inside, '>') {
+        Some(end) => {
+            let (path, rest) = inside.split_at_checked(end)?;
+            Some((path, rest.strip_prefix(closing)?))
+        }
+        // Never the null path: that takes both brackets.
+        None if inside.is_empty() => None,
+        None => up_to_space(inside),
+    }
+}
+
+fn up_to_space(text: &str) -> Option<(&str, &str)> {
+    text.split_at_checked(unquoted(text, ' ').unwrap_or(text.len()))
 }
 
 /// Where `wanted` stands outside of a quoted string.

@@ -64,6 +64,10 @@ pub enum Credentials {
 pub enum Step {
     /// Write it, read the next line.
     Reply(Reply),
+    /// Write it. The command was the last of its group (RFC 2920 §3.1), and what follows it unasked is
+    /// meant for a state that did not come: octets already buffered are refused
+    /// ([`Reply::OUT_OF_STEP`]), never read as commands.
+    Alone(Reply),
     /// Write it, flush, close.
     Close(Reply),
     /// Write it, refuse bytes already buffered, do the handshake, then [`super::Session::tls_started`].

@@ -4,6 +4,7 @@
 //! # why this dialogue exists
 //! set auth=required mechanisms=PLAIN,LOGIN
 //! C: EHLO a          a line of the client, CRLF added
+//! C* 100 NOOP        a line of the client so many times; what is answered is not looked at
 //! C! NOOP\n          octets of the client as they are, with \r \n \0 \t \xHH
 //! S: 250 *           a line of ours; `*` stands for anything
 //! S: ...             lines of ours up to the last one of the reply, whatever they say
@@ -128,6 +129,13 @@ impl Peer {
     fn act(&mut self, step: Step) {
         match step {
             Step::Reply(reply) => self.write(&reply),
+            Step::Alone(reply) => {
+                self.write(&reply);
+                if !self.input.is_empty() {
+                    self.write(&Reply::OUT_OF_STEP);
+                    self.closed = true;
+                }
+            }
             Step::Close(reply) => {
                 self.write(&reply);
                 self.closed = true;
@@ -283,6 +291,13 @@ fn play(name: &str, script: &str) {
             "S:" => expect(&place, text, peer.output.pop_front()),
             "M:" => expect(&place, text, peer.message.pop_front()),
             "E:" => expect(&place, text, peer.envelope.pop_front()),
+            "C*" => {
+                let (count, text) = text.split_once(' ').unwrap();
+                for _ in 0..count.parse::<usize>().unwrap() {
+                    peer.feed(format!("{text}\r\n").as_bytes());
+                    peer.output.clear();
+                }
+            }
             "TL" => peer.session.tls_started(),
             "CL" => assert!(peer.closed, "{place}: still open"),
             other => panic!("{place}: {other:?}"),

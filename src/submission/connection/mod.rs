@@ -4,6 +4,8 @@
 //! write, and before more is read. A session keeps one small read buffer; what it needs for data it
 //! gives back.
 
+mod visit;
+
 use std::{pin::pin, sync::Arc};
 
 use tokio::{
@@ -13,8 +15,10 @@ use tokio::{
 use tracing::Instrument;
 use zeroize::Zeroize;
 
+use visit::Said;
+
 use super::{
-    Deadlines, LineEndings, Rules, Tls,
+    Deadlines, LineEndings, LongLines, Rules, Tls,
     door::Context,
     intake::{self, Additions, Intake, Taken},
     login::Outcome,
@@ -63,6 +67,7 @@ where
         drop(connection.talk(stream, greeting).await);
     };
     whole.instrument(span).await;
+    connection.see_end();
 }
 
 #[derive(Debug)]
@@ -70,6 +75,7 @@ struct Connection {
     context: Context,
     session: Session,
     framer: Framer,
+    said: Said,
     /// When the session is over, whatever it does.
     ends: Instant,
 }
@@ -91,6 +97,7 @@ impl Connection {
         Self {
             session: Session::new(settings, tls),
             framer: Framer::new(ending),
+            said: Said::default(),
             ends: Instant::now() + context.shared.deadlines.session,
             context,
         }
@@ -115,6 +122,11 @@ impl Connection {
             Err(_) => "timeout".to_owned(),
         };
         tracing::info!(event = "session_refused", reason, "TLS handshake");
+        self.see_trouble(
+            format!("the TLS handshake failed: {reason}"),
+            "the device must trust the listener's certificate and know TLS 1.2; if it cannot, give it \
+             a listener with tls = \"none\" and an allow list",
+        );
         None
     }
 
@@ -153,6 +165,12 @@ impl Connection {
             // Between lines nothing is owed to anybody; in data it is, and this is not reached.
             if self.context.shared.tasks.is_stopped() {
                 return Err(Hangup::Stopped);
+            }
+            if wire.input.first() == Some(&TLS_HANDSHAKE) {
+                tracing::info!(event = "session_refused", reason = "begins with TLS");
+                self.see_reply(&Reply::NOT_TLS);
+                wire.put(&Reply::NOT_TLS);
+                return Ok(Flow::Close);
             }
             let secret = self.session.in_auth();
             let line_len_max = self.session.line_len_max();
@@ -199,8 +217,9 @@ impl Connection {
             let before = wire.input.len();
             wire.fill(deadline).await?;
             let new = wire.input.get(before..).unwrap_or_default();
-            // An overlong line must reach the framer, which drops it.
+            // A TLS handshake has no end of line to wait for; an overlong line must reach the framer, which drops it.
             if memchr::memchr(b'\n', new).is_some()
+                || wire.input.first() == Some(&TLS_HANDSHAKE)
                 || wire.input.len() > self.session.line_len_max()
             {
                 return Ok(());
@@ -217,16 +236,24 @@ impl Connection {
         loop {
             step = match step {
                 Step::Reply(reply) => {
+                    self.see_reply(&reply);
                     wire.put(&reply);
                     wire.flush_if_full(self.ends).await?;
                     return Ok(Flow::Continue);
                 }
+                Step::Alone(reply) => {
+                    self.see_reply(&reply);
+                    wire.put(&reply);
+                    return Ok(self.in_step(wire));
+                }
                 Step::Close(reply) => {
+                    self.see_reply(&reply);
                     wire.put(&reply);
                     return Ok(Flow::Close);
                 }
                 Step::StartTls(_) if !wire.input.is_empty() => {
                     tracing::info!(event = "session_refused", reason = "octets behind STARTTLS");
+                    self.see_reply(&Reply::INJECTED);
                     wire.put(&Reply::INJECTED);
                     return Ok(Flow::Close);
                 }
@@ -235,6 +262,7 @@ impl Connection {
                     return Ok(Flow::StartTls);
                 }
                 Step::Ask(question) => {
+                    self.heed(&question);
                     let answer = self.decide(question).await;
                     self.session.answer(answer)
                 }
@@ -298,9 +326,10 @@ impl Connection {
         let rules = self.context.shared.rules();
         let Some(account) = self.route(&rules) else {
             tracing::info!(event = "session_refused", reason = "no route");
+            self.see_reply(&Reply::NO_ROUTE);
             wire.put(&self.refused(Reply::NO_ROUTE));
             self.session.end_of_data();
-            return Ok(Flow::Continue);
+            return Ok(self.in_step(wire));
         };
         let began = Instant::now();
         let id = self.context.shared.queue.next_id();
@@ -321,6 +350,7 @@ impl Connection {
             Ok(reply) => wire.put(&reply),
             Err(reply) => {
                 tracing::info!(event = "message_refused", queue_id = %id, reply = reply.code());
+                self.see_reply(&reply);
                 wire.put(&self.refused(reply));
             }
         }
@@ -356,6 +386,23 @@ impl Connection {
         }
     }
 
+    /// After a DATA or STARTTLS that was refused: what the client sent without waiting is a message or
+    /// a handshake. Read as commands it would be whatever its author liked.
+    fn in_step<S, F>(&mut self, wire: &mut Wire<'_, S, F>) -> Flow
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        F: Future<Output = ()>,
+    {
+        if wire.input.is_empty() {
+            return Flow::Continue;
+        }
+        let reason = "octets behind a refused DATA or STARTTLS";
+        tracing::info!(event = "session_refused", reason);
+        self.see_reply(&Reply::OUT_OF_STEP);
+        wire.put(&Reply::OUT_OF_STEP);
+        Flow::Close
+    }
+
     fn route(&self, rules: &Rules) -> Option<AccountName> {
         let login = self.session.login();
         let client = login.and_then(|login| rules.clients.get(login));
@@ -380,10 +427,14 @@ impl Connection {
         let sender = envelope.map(|envelope| &envelope.reverse_path);
         let additions = Additions::new(sender, &rules.hostname, at);
         let mut intake = Intake::new(id, bare, listener.max_message_size, additions);
+        if listener.long_lines == LongLines::Refuse {
+            intake.refuse_long_lines();
+        }
         let recipients = envelope.map_or(&[][..], |envelope| &envelope.recipients);
         intake.trace(&Trace {
             helo: self.session.helo().unwrap_or_default(),
             peer: self.context.peer.ip(),
+            hidden: listener.hide_client_address,
             by: &rules.hostname,
             protocol: self.session.protocol(),
             id,
@@ -427,6 +478,7 @@ impl Connection {
         let queue = &self.context.shared.queue;
         let accepted = queue.accept_from(entry, Some(origin)).await;
         accepted.map_err(|error| intake::refusal(&error))?;
+        self.see_message(size);
         tracing::info!(
             event = "received",
             queue_id = %id,
@@ -439,6 +491,9 @@ impl Connection {
         Ok(Reply::queued(id))
     }
 }
+
+/// What begins every TLS handshake (RFC 8446 §5.1) and no command.
+const TLS_HANDSHAKE: u8 = 22;
 
 /// The block of data whose deadline runs.
 struct Block {

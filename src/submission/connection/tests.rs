@@ -10,12 +10,17 @@ use crate::submission::{
     door::{Live, Peer, Shared},
     limits::Limits,
     login::Logins,
+    seen::Seen,
     testing::{Bench, Peer as Client, certificate, listener, rules},
 };
 
 /// A session of `listener` on a stream in memory, and its client.
 fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
-    let rules = Arc::new(rules());
+    session_under(bench, listener, rules())
+}
+
+fn session_under(bench: &Bench, listener: Listener, rules: Rules) -> Client<DuplexStream> {
+    let rules = Arc::new(rules);
     let live = Arc::new(Live::new(listener, &rules).unwrap());
     let parts = bench.parts.clone();
     let shared = Arc::new(Shared {
@@ -26,6 +31,7 @@ fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
         rules: Mutex::new(rules),
         logins: Logins::new(),
         deadlines: Deadlines::default(),
+        seen: Seen::default(),
         sessions: AtomicU64::new(0),
     });
     let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
@@ -54,7 +60,7 @@ async fn a_message_is_queued_with_its_trace_and_what_it_lacked() {
             "Received: from device ([127.0.0.1])\r\n\tby relay.example with ESMTP id {id}\r\n\
              \tfor <x@b.example>;\r\n\tThu, 1 Jan 1970 00:00:00 +0000\r\nSubject: t\u{e9}st\r\n\
              Date: Thu, 1 Jan 1970 00:00:00 +0000\r\nFrom: <root@a.example>\r\n\
-             Message-ID: <{id}@relay.example>\r\n\r\n.dot\r\n"
+             Message-ID: <{id}@relay.example>\r\nMIME-Version: 1.0\r\n\r\n.dot\r\n"
         )
     );
     assert_eq!(entry.account.as_str(), "alerts");
@@ -123,11 +129,13 @@ async fn what_may_not_be_relayed_is_refused_and_the_session_goes_on() {
     let header = "X: y\r\n".repeat(25_000);
     let loops = "Received: x\r\n".repeat(51);
     let big = "x\r\n".repeat(800_000);
+    let again = "Received: from x\r\n\tby relay.example with ESMTP id 0000000000001;\r\n".repeat(3);
     for (data, reply) in [
         ("a\r\nb\nc\r\n.\r\n", "550 5.6.11"),
         ("a\r\n\n.\n\r\n.\r\n", "550 5.6.11"),
         ("a\0b\r\n.\r\n", "550 5.6.0"),
         (&*format!("{loops}\r\n.\r\n"), "554 5.4.6"),
+        (&*format!("{again}\r\n.\r\n"), "554 5.4.6"),
         (&*format!("{header}\r\n.\r\n"), "552 5.3.4"),
         (&*format!("{big}.\r\n"), "552 5.3.4"),
     ] {
@@ -145,6 +153,118 @@ async fn what_may_not_be_relayed_is_refused_and_the_session_goes_on() {
         );
         assert!(metrics.contains(&counted), "{metrics}");
     }
+}
+
+/// One that came back twice may be meant.
+#[tokio::test]
+async fn a_message_may_pass_again_but_not_for_ever() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.begin_data().await;
+    let field = "Received: by relay.example with ESMTP id 0000000000001; now\r\n";
+    client
+        .send(format!("{}\r\nx\r\n.\r\n", field.repeat(2)))
+        .await;
+    client.expect("250 2.0.0").await;
+}
+
+#[tokio::test]
+async fn long_lines_pass_or_are_refused_and_header_lines_are_folded() {
+    let word = "x".repeat(600);
+    let header = format!("Subject: {word} {word}\r\n");
+    let long = "y".repeat(999);
+    for (rule, data, reply) in [
+        (
+            LongLines::Pass,
+            format!("{header}\r\n{long}\r\n.\r\n"),
+            "250 2.0.0",
+        ),
+        (
+            LongLines::Refuse,
+            format!("{header}\r\n{long}\r\n.\r\n"),
+            "554 5.6.0",
+        ),
+        (
+            LongLines::Refuse,
+            format!("{header}\r\nshort\r\n.\r\n"),
+            "250 2.0.0",
+        ),
+        (
+            LongLines::Refuse,
+            format!("X: {long}\r\n\r\nshort\r\n.\r\n"),
+            "554 5.6.0",
+        ),
+        (
+            LongLines::Pass,
+            format!("X: {long}\r\n\r\nshort\r\n.\r\n"),
+            "250 2.0.0",
+        ),
+    ] {
+        let bench = Bench::new();
+        let mut listener = listener();
+        listener.long_lines = rule;
+        let mut client = session(&bench, listener);
+        client.begin_data().await;
+        client.send(&data).await;
+        client.expect(reply).await;
+        client.say("NOOP", "250 ").await;
+        if reply == "250 2.0.0" {
+            let (_, text) = bench.only_message().await;
+            let folded = data.contains(&word);
+            assert_eq!(text.contains(&format!("{word}\r\n {word}\r\n")), folded);
+            assert!(
+                text.contains(&long) == data.contains(&long),
+                "nothing is cut"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hidden_client_leaves_no_trace_of_where_it_is() {
+    let bench = Bench::new();
+    let mut listener = listener();
+    listener.hide_client_address = true;
+    let mut client = session(&bench, listener);
+    client.begin_data().await;
+    client.send("Subject: x\r\n\r\nx\r\n.\r\n").await;
+    client.expect("250 2.0.0").await;
+    let (entry, text) = bench.only_message().await;
+    let begins = format!("Received: by relay.example with ESMTP id {}\r\n", entry.id);
+    assert!(text.starts_with(&begins), "{text}");
+    assert!(
+        !text.contains("127.0.0.1") && !text.contains("device"),
+        "{text}"
+    );
+}
+
+/// No route is known only at DATA: the message behind it is not read as commands.
+#[tokio::test]
+async fn a_message_sent_without_waiting_for_a_refused_data_ends_the_session() {
+    let bench = Bench::new();
+    let mut rules = rules();
+    rules.router.default_account = None;
+    let mut client = session_under(&bench, listener(), rules);
+    client.expect("220 ").await;
+    client
+        .send("EHLO a\r\nMAIL FROM:<a@a.example>\r\nRCPT TO:<x@b.example>\r\nDATA\r\nRSET\r\n.\r\n")
+        .await;
+    for wanted in ["250-", "250 ", "250 ", "550 5.7.1", "554 5.5.0"] {
+        client.expect(wanted).await;
+    }
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_on_a_plain_listener_is_answered_at_once() {
+    let bench = Bench::new();
+    let mut client = session(&bench, listener());
+    client.expect("220 ").await;
+    client
+        .send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        .await;
+    client.expect("421 4.7.0").await;
+    client.expect_end().await;
 }
 
 #[tokio::test]
@@ -315,6 +435,38 @@ async fn overlong_lines_do_not_grow_the_buffer() {
     client.expect("250 ").await;
 }
 
+/// The seeds of the fuzz target through the real driver: whatever is said, the session ends when its
+/// client does, and as many messages are queued as were answered so.
+#[tokio::test]
+async fn sessions_of_all_kinds_end_and_queue_what_they_say() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/session");
+    let bench = Bench::new();
+    let mut answered = 0;
+    for (count, entry) in std::fs::read_dir(folder).unwrap().enumerate() {
+        let seed = std::fs::read(entry.unwrap().path()).unwrap();
+        let mut listener = listener();
+        if count % 2 == 0 {
+            listener.line_endings = LineEndings::Normalize;
+        }
+        let client = session(&bench, listener);
+        let (mut reader, mut writer) = tokio::io::split(client.stream);
+        let write = async {
+            // One that was closed early writes no more.
+            let written = tokio::io::AsyncWriteExt::write_all(&mut writer, &seed[2..]).await;
+            written.unwrap_or_default();
+            let ended = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+            ended.unwrap_or_default();
+        };
+        let mut text = String::new();
+        let (read, ()) = tokio::join!(reader.read_to_string(&mut text), write);
+        read.unwrap();
+        assert!(text.starts_with("220 ") && text.ends_with("\r\n"), "{text}");
+        answered += text.matches(" queued as ").count();
+    }
+    assert!(answered >= 5, "{answered} messages");
+    assert_eq!(bench.queued().await, answered);
+}
+
 /// A thousand idle sessions must not cost more than what their buffers need.
 #[tokio::test]
 async fn an_idle_session_is_small() {
@@ -329,6 +481,7 @@ async fn an_idle_session_is_small() {
         rules: Mutex::new(Arc::new(rules())),
         logins: Logins::new(),
         deadlines: Deadlines::default(),
+        seen: Seen::default(),
         sessions: AtomicU64::new(0),
     });
     let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();

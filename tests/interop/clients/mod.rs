@@ -21,15 +21,15 @@ use crate::{
 };
 
 /// The device's password; its hash is made by our own `hash-password`.
-const PASSWORD: &str = "pr1nter-pass";
+pub(crate) const PASSWORD: &str = "pr1nter-pass";
 
 /// The device's name.
-const USER: &str = "printer-2";
+pub(crate) const USER: &str = "printer-2";
 
 /// A relay with a plain listener, one with STARTTLS and one with implicit TLS; the latter two want a
 /// login.
-struct Office {
-    sink: Sink,
+pub(crate) struct Office {
+    pub(crate) sink: Sink,
     site: Site,
     starttls: u16,
     tls: u16,
@@ -38,7 +38,7 @@ struct Office {
 
 /// How a client connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     /// Nothing at all, as old devices do.
     Open,
     /// STARTTLS, then AUTH with this mechanism.
@@ -61,7 +61,7 @@ impl Way {
     ];
 
     /// `none`, `starttls` or `tls`, as the client scripts take it.
-    fn tls(self) -> &'static str {
+    pub(crate) fn tls(self) -> &'static str {
         match self {
             Self::Open | Self::Clear(_) => "none",
             Self::StartTls(_) => "starttls",
@@ -86,7 +86,7 @@ impl Way {
 }
 
 impl Office {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let sink = Sink::start();
         let (starttls, tls) = (free_address(), free_address());
         let site = Site::new("");
@@ -118,7 +118,7 @@ impl Office {
         }
     }
 
-    fn port(&self, way: Way) -> u16 {
+    pub(crate) fn port(&self, way: Way) -> u16 {
         match way {
             Way::Open | Way::Clear(_) => self.site.smtp.port(),
             Way::StartTls(_) => self.starttls,
@@ -130,7 +130,7 @@ impl Office {
         self.site.path().join(name)
     }
 
-    fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.file("ca.pem")
     }
 
@@ -197,7 +197,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Runs a client to its success.
-fn run(command: &Command, input: &[u8]) {
+pub(crate) fn run(command: &Command, input: &[u8]) {
     let mut guarded = guarded(command);
     guarded
         .stdin(Stdio::piped())
