@@ -384,12 +384,13 @@ async fn say(
         envid: entry.envid.as_deref(),
         message: &lease.message,
         head,
+        all_or_none: lease.is_all_or_none(),
     };
     let settled = &mut live.settled;
     let ready = async {
         match settled {
-            Some(waiting) => waiting.await.is_ok(),
-            None => true,
+            Some(waiting) => waiting.await.is_ok() && lease.commit(),
+            None => lease.commit(),
         }
     };
     live.connection.transact(&job, ready).await

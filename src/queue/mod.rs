@@ -5,6 +5,7 @@
 //! anything is forgotten. A backlog costs disk, not memory.
 
 mod lanes;
+mod offer;
 pub mod retry;
 
 use std::{
@@ -19,7 +20,11 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use self::lanes::{Hands, Lanes, Turn};
+pub use self::offer::{Offer, Outcome, Remainder};
+use self::{
+    lanes::{Hands, Lanes, Turn},
+    offer::Seat,
+};
 pub use crate::store::Spill;
 use crate::{
     clock::Clock,
@@ -136,7 +141,10 @@ pub struct Lease {
     pub entry: Entry,
     /// Its octets, verified.
     pub message: Message,
+    // Before the seat: a client that hears of it may store it at once, and hold it anew.
     _hold: Hold,
+    /// Where its client waits, while nothing is stored.
+    seat: Option<Seat>,
 }
 
 impl Queue {
@@ -245,7 +253,7 @@ impl Queue {
         let mut lanes = self.inner.lanes();
         if lanes.has_room(&message) {
             hold.keep();
-            lanes.push_fresh(entry, message);
+            lanes.push_fresh(entry, message, None);
         } else {
             drop(lanes);
             // Dropping the hold tells the lane to look into the store.
@@ -282,12 +290,13 @@ impl Queue {
             let now = self.inner.clock.now();
             let next = self.inner.lanes().next(account, now);
             match next {
-                Turn::Fresh(entry, message) => {
-                    let hold = Hold::adopt(&self.inner, &entry);
+                Turn::Fresh(fresh) => {
+                    let hold = Hold::adopt(&self.inner, &fresh.entry);
                     return Lease {
-                        entry: *entry,
-                        message,
+                        entry: fresh.entry,
+                        message: fresh.message,
                         _hold: hold,
+                        seat: fresh.desk.map(Seat),
                     };
                 }
                 Turn::Stored(located) => {
@@ -297,6 +306,7 @@ impl Queue {
                             entry: located.entry,
                             message,
                             _hold: hold,
+                            seat: None,
                         };
                     }
                 }
@@ -367,6 +377,14 @@ impl Queue {
     /// # Cancel safety
     /// Not cancel safe: the outcome may be recorded or not.
     pub async fn settle(&self, lease: Lease, settlement: Settlement) -> Result<(), store::Error> {
+        let lease = if lease.seat.is_some() {
+            match self.settle_offer(lease, &settlement).await {
+                Some(lease) => lease,
+                None => return Ok(()),
+            }
+        } else {
+            lease
+        };
         let mut entry = lease.entry.clone();
         for (index, state, reply) in settlement.outcomes {
             if let Some(recipient) = entry.recipients.get_mut(index) {

@@ -8,13 +8,13 @@ use crate::{
     mail::{Address, Body, BodyType, Digest, Recipient, ReversePath},
 };
 
-struct Rig {
+pub(super) struct Rig {
     dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap());
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -22,7 +22,7 @@ impl Rig {
         }
     }
 
-    fn open(&self) -> Queue {
+    pub(super) fn open(&self) -> Queue {
         let metrics = Arc::new(Metrics::new());
         let config = store::Config {
             state_dir: self.dir.path().to_owned(),
@@ -40,7 +40,7 @@ impl Rig {
     }
 }
 
-fn account() -> AccountName {
+pub(super) fn account() -> AccountName {
     AccountName::new("alerts")
 }
 
@@ -53,7 +53,7 @@ fn message(octets: &'static [u8]) -> Message {
     }
 }
 
-fn new_entry(queue: &Queue) -> NewEntry {
+pub(super) fn new_entry(queue: &Queue) -> NewEntry {
     let address = |text| Address::parse(text).unwrap();
     NewEntry {
         id: queue.next_id(),
@@ -74,7 +74,10 @@ fn new_entry(queue: &Queue) -> NewEntry {
     }
 }
 
-fn settlement(outcomes: Vec<(usize, RecipientState, Option<Reply>)>, next: Next) -> Settlement {
+pub(super) fn settlement(
+    outcomes: Vec<(usize, RecipientState, Option<Reply>)>,
+    next: Next,
+) -> Settlement {
     Settlement {
         outcomes,
         next,
