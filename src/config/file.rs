@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
-    leaf::{BounceTo, Embedded, Hidden, Mechanism, OverSmtp, QueueFirst, TcpAddress},
+    leaf::{BounceTo, DeliveryContract, Embedded, Hidden, Mechanism, OverSmtp, TcpAddress},
     secret_source::{ProxySource, SecretSource},
     units::ByteSize,
 };
@@ -85,7 +85,7 @@ section! {
         auth: Field<submission::Auth>,
         auth_without_tls: Field<submission::AuthWithoutTls>,
         allow: Field<Vec<IpNet>>,
-        delivery: Field<QueueFirst>,
+        delivery: Field<DeliveryContract>,
         hybrid_wait: Field<Duration>,
         line_endings: Field<submission::LineEndings>,
         max_message_size: Field<ByteSize>,
@@ -103,6 +103,7 @@ section! {
         password_hash: Field<Hidden>,
         account: Field<String>,
         senders: Field<Vec<String>>,
+        disabled: Field<bool>,
     }
 }
 

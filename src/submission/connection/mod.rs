@@ -4,7 +4,9 @@
 //! write, and before more is read. A session keeps one small read buffer; what it needs for data it
 //! gives back.
 
-use std::{pin::pin, sync::Arc};
+mod contract;
+
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -14,9 +16,10 @@ use tracing::Instrument;
 use zeroize::Zeroize;
 
 use super::{
-    Deadlines, LineEndings, Rules, Tls,
+    Contract, Deadlines, LineEndings, Rules, Tls,
+    begun::Begun,
     door::Context,
-    intake::{self, Additions, Intake, Taken},
+    intake::{self, Additions, Intake, Place, Taken},
     login::Outcome,
     policy,
     wire::{Hangup, Wire},
@@ -25,6 +28,7 @@ use crate::{
     mail::{AccountName, BodyType, QueueId, header::Trace},
     queue::NewEntry,
     route::Origin,
+    secret::Secret,
     smtp::{
         data::decode::BareEnds,
         line::{Ending, Frame, Framer},
@@ -33,8 +37,15 @@ use crate::{
     },
 };
 
+/// How long a listener with `tls = "auto"` waits for a first octet before it greets. A TLS client
+/// speaks as soon as it is connected: on a line with 300 ms of round trip, within 1.2 s even when
+/// its hello was lost once. A plain client waits minutes for a greeting, and so much for this one.
+const FIRST_OCTET_WAIT: Duration = Duration::from_millis(1500);
+/// The first octet of a TLS hello (RFC 8446 §5.1: a handshake record); no command begins so.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// A session from the first octet to the last.
-pub(super) async fn serve<S>(stream: S, context: Context)
+pub(super) async fn serve<S>(mut stream: Begun<S>, context: Context)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -43,10 +54,12 @@ where
         session = context.number,
         peer = %context.peer,
         listener = context.live.listener.name,
+        proxy = context.peer.proxy.map(tracing::field::display),
     );
-    let implicit = context.live.listener.tls == Tls::Implicit;
-    let mut connection = Connection::new(context, implicit);
+    let mut connection = Connection::new(context);
     let whole = async {
+        let begins = connection.begins_with_tls(&mut stream).await;
+        let Some(implicit) = begins else { return };
         let stream = if implicit {
             Some(stream)
         } else {
@@ -82,18 +95,41 @@ enum Flow {
 }
 
 impl Connection {
-    fn new(context: Context, tls: bool) -> Self {
+    fn new(context: Context) -> Self {
         let settings = context.live.settings(context.peer);
         let ending = match context.live.listener.line_endings {
             LineEndings::Strict => Ending::Crlf,
             LineEndings::Normalize => Ending::CrlfOrLf,
         };
         Self {
-            session: Session::new(settings, tls),
+            session: Session::new(settings, false),
             framer: Framer::new(ending),
             ends: Instant::now() + context.shared.deadlines.session,
             context,
         }
+    }
+
+    /// Whether the client begins with TLS; `None`: it is gone, or we stop.
+    async fn begins_with_tls<S>(&self, stream: &mut Begun<S>) -> Option<bool>
+    where
+        S: AsyncRead + Unpin,
+    {
+        match self.context.live.listener.tls {
+            Tls::None | Tls::Starttls => return Some(false),
+            Tls::Implicit => return Some(true),
+            Tls::Auto => {}
+        }
+        // A proxy's header may have come with it.
+        if stream.peeked().is_empty() {
+            let peeked = tokio::select! {
+                () = self.context.shared.tasks.stopped() => return None,
+                peeked = time::timeout(FIRST_OCTET_WAIT, stream.peek(1)) => peeked,
+            };
+            if matches!(peeked, Ok(Ok(0) | Err(_))) {
+                return None;
+            }
+        }
+        Some(stream.peeked().first() == Some(&TLS_HANDSHAKE))
     }
 
     async fn handshake<S>(&mut self, stream: S) -> Option<tokio_rustls::server::TlsStream<S>>
@@ -101,7 +137,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let shared = Arc::clone(&self.context.shared);
-        let acceptor = self.context.live.tls.as_ref()?;
+        let acceptor = self.context.live.tls.as_ref()?.acceptor().await;
         let result = tokio::select! {
             () = shared.tasks.stopped() => return None,
             result = time::timeout(shared.deadlines.handshake, acceptor.accept(stream)) => result,
@@ -247,19 +283,7 @@ impl Connection {
         let shared = &self.context.shared;
         match question {
             Question::Login(Credentials::Password { username, password }) => {
-                let rules = shared.rules();
-                match shared
-                    .logins
-                    .check(&rules.clients, &username, &password)
-                    .await
-                {
-                    Outcome::Right => Answer::Accept,
-                    Outcome::Wrong => {
-                        tracing::info!(event = "session_refused", reason = "wrong credentials");
-                        Answer::Refuse(Reply::AUTH_FAILED)
-                    }
-                    Outcome::Busy => Answer::Refuse(Reply::AUTH_UNAVAILABLE),
-                }
+                self.decide_login(&username, &password).await
             }
             // Not offered here.
             Question::Login(Credentials::Bearer { .. }) => Answer::Refuse(Reply::AUTH_FAILED),
@@ -268,6 +292,10 @@ impl Connection {
                 if !policy::may_send_as(&rules, self.session.login(), &reverse_path) {
                     return Answer::Refuse(self.refused(Reply::SENDER_REFUSED));
                 }
+                // What is never stored does not need the store.
+                if self.context.live.listener.delivery == Contract::Direct {
+                    return Answer::Accept;
+                }
                 match shared.queue.ready() {
                     Ok(()) => Answer::Accept,
                     Err(error) => Answer::Refuse(self.refused(intake::refusal(&error))),
@@ -275,6 +303,33 @@ impl Connection {
             }
             Question::Rcpt(_) => Answer::Accept,
         }
+    }
+
+    async fn decide_login(&self, username: &str, password: &Secret) -> Answer {
+        let shared = &self.context.shared;
+        let rules = shared.rules();
+        let peer = self.context.peer.ip();
+        let checked = shared
+            .logins
+            .check(&rules.clients, peer, username, password)
+            .await;
+        let (reason, reply) = match checked {
+            Outcome::Right => return Answer::Accept,
+            Outcome::Wrong => ("wrong credentials", Reply::AUTH_FAILED),
+            Outcome::Disabled => ("the client is disabled", Reply::AUTH_FAILED),
+            Outcome::TooSoon(wait) => {
+                let wait_s = wait.as_secs();
+                tracing::info!(
+                    event = "session_refused",
+                    reason = "too many failed logins",
+                    wait_s
+                );
+                return Answer::Refuse(Reply::AUTH_LATER);
+            }
+            Outcome::Busy => ("too many logins at once", Reply::AUTH_UNAVAILABLE),
+        };
+        tracing::info!(event = "session_refused", reason);
+        Answer::Refuse(reply)
     }
 
     /// Counts a refused transaction.
@@ -314,7 +369,8 @@ impl Connection {
             None => intake.finish(queue).await,
         };
         let reply = match taken {
-            Ok(taken) => self.accept(id, account, taken, began).await,
+            // Boxed for the same reason.
+            Ok(taken) => Box::pin(self.accept(wire, (id, account), taken, began)).await?,
             Err(reply) => Err(reply),
         };
         match reply {
@@ -380,6 +436,9 @@ impl Connection {
         let sender = envelope.map(|envelope| &envelope.reverse_path);
         let additions = Additions::new(sender, &rules.hostname, at);
         let mut intake = Intake::new(id, bare, listener.max_message_size, additions);
+        if listener.delivery == Contract::Direct {
+            intake.place(Place::Memory(self.context.shared.room.clone()));
+        }
         let recipients = envelope.map_or(&[][..], |envelope| &envelope.recipients);
         intake.trace(&Trace {
             helo: self.session.helo().unwrap_or_default(),
@@ -396,29 +455,46 @@ impl Connection {
         intake
     }
 
-    /// Hands the message to the queue; only its `Ok` makes a 250.
-    async fn accept(
+    /// Hands the message over by the listener's contract; only its inner `Ok` makes a 250.
+    async fn accept<S, F>(
         &mut self,
-        id: QueueId,
-        account: AccountName,
+        wire: &mut Wire<'_, S, F>,
+        (id, account): (QueueId, AccountName),
         taken: Taken,
         began: Instant,
-    ) -> Result<Reply, Reply> {
-        let mut envelope = self.session.take_envelope().ok_or(Reply::MAIL_FIRST)?;
-        if taken.eight_bit {
+    ) -> Result<Result<Reply, Reply>, Hangup>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = ()>,
+    {
+        let Some(mut envelope) = self.session.take_envelope() else {
+            return Ok(Err(Reply::MAIL_FIRST));
+        };
+        let Taken {
+            message,
+            eight_bit,
+            claimed,
+        } = taken;
+        if eight_bit {
             envelope.body = BodyType::EightBitMime;
         }
-        let (size, recipients) = (taken.message.size, envelope.recipients.len());
+        let (size, recipients) = (message.size, envelope.recipients.len());
         let client = self.session.login().map(str::to_owned);
         let entry = NewEntry {
             id,
             account: account.clone(),
             envelope,
-            message: taken.message,
+            message,
             client,
         };
-        let accepted = self.context.shared.queue.accept(entry).await;
-        accepted.map_err(|error| intake::refusal(&error))?;
+        let contract = self.context.live.listener.delivery;
+        let shared = &self.context.shared;
+        let handed_over = contract::hand_over(contract, entry, shared, wire).await;
+        drop(claimed);
+        let reply = match handed_over? {
+            Ok(reply) => reply,
+            Err(reply) => return Ok(Err(reply)),
+        };
         tracing::info!(
             event = "received",
             queue_id = %id,
@@ -426,9 +502,10 @@ impl Connection {
             size,
             recipients,
             client = self.session.login(),
+            delivery = contract.name(),
             elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         );
-        Ok(Reply::queued(id))
+        Ok(Ok(reply))
     }
 }
 

@@ -8,31 +8,44 @@ use super::*;
 use crate::submission::{
     Auth, AuthWithoutTls, Listener,
     door::{Live, Peer, Shared},
+    intake::Room,
     limits::Limits,
     login::Logins,
     testing::{Bench, Peer as Client, certificate, listener, rules},
 };
 
 /// A session of `listener` on a stream in memory, and its client.
-fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
-    let rules = Arc::new(rules());
-    let live = Arc::new(Live::new(listener, &rules).unwrap());
+pub(super) fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
+    session_of(&shared(bench), listener)
+}
+
+/// What sessions share; room for messages in memory as for two or three of the largest.
+pub(super) fn shared(bench: &Bench) -> Arc<Shared> {
     let parts = bench.parts.clone();
-    let shared = Arc::new(Shared {
+    Arc::new(Shared {
         queue: parts.queue,
         clock: parts.clock,
         tasks: parts.tasks,
         metrics: parts.metrics,
-        rules: Mutex::new(rules),
+        rules: Mutex::new(Arc::new(rules())),
         logins: Logins::new(),
         deadlines: Deadlines::default(),
+        room: Room::new(ROOM),
         sessions: AtomicU64::new(0),
-    });
+    })
+}
+
+const ROOM: usize = 3 * 1024 * 1024;
+
+pub(super) fn session_of(shared: &Arc<Shared>, listener: Listener) -> Client<DuplexStream> {
+    let live = Arc::new(Live::new(listener, &shared.rules()).unwrap());
     let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
-    let peer = Peer(Some("127.0.0.1:4711".parse().unwrap()));
-    let context = Context::new(shared, live, peer, permit);
+    let peer = Peer::direct(Some("127.0.0.1:4711".parse().unwrap()));
+    let context = Context::new(Arc::clone(shared), live, peer, permit);
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    bench.parts.tasks.spawn("session", serve(ours, context));
+    shared
+        .tasks
+        .spawn("session", serve(Begun::new(ours), context));
     Client::new(theirs)
 }
 
@@ -202,6 +215,64 @@ async fn a_login_decides_who_may_send_as_whom() {
     );
 }
 
+async fn under_tls(
+    stream: DuplexStream,
+    roots: rustls::RootCertStore,
+) -> tokio_rustls::client::TlsStream<DuplexStream> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_first_octet_decides_whether_a_client_speaks_tls() {
+    let bench = Bench::new();
+    let (files, roots) = certificate(bench.folder.path());
+    let mut auto = listener();
+    (auto.tls, auto.certificate) = (Tls::Auto, Some(files));
+    auto.auth_without_tls = AuthWithoutTls::Never;
+    // TLS at once.
+    let stream = under_tls(session(&bench, auto.clone()).stream, roots.clone()).await;
+    let mut client = Client::new(stream);
+    client.expect("220 ").await;
+    let list = client.say("EHLO a", "250-").await;
+    assert!(
+        !list.contains("STARTTLS") && list.contains("AUTH PLAIN"),
+        "{list}"
+    );
+    client.say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "235 ").await;
+    // One that waits to be greeted, and asks for TLS then.
+    time::pause();
+    let mut client = session(&bench, auto.clone());
+    client.expect("220 ").await;
+    let list = client.say("EHLO a", "250-").await;
+    assert!(
+        list.contains("STARTTLS") && !list.contains("AUTH"),
+        "{list}"
+    );
+    client.say("STARTTLS", "220 2.0.0").await;
+    time::resume();
+    let mut client = Client::new(under_tls(client.stream, roots).await);
+    client.say("EHLO a", "250-").await;
+    // One that does not wait.
+    let mut client = session(&bench, auto.clone());
+    client.send("EHLO a\r\n").await;
+    client.expect("220 ").await;
+    client.expect("250-").await;
+    // One that is gone, and one whose handshake never ends.
+    drop(session(&bench, auto.clone()));
+    let mut silent = session(&bench, auto);
+    silent.send([0x16]).await;
+    time::pause();
+    silent.expect_end().await;
+}
+
 #[tokio::test]
 async fn starttls_forgets_the_session_and_takes_the_login() {
     let bench = Bench::new();
@@ -220,17 +291,8 @@ async fn starttls_forgets_the_session_and_takes_the_login() {
         .say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "538 5.7.11")
         .await;
     client.say("STARTTLS", "220 2.0.0").await;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, client.stream)
-        .await;
-    let mut client = Client::new(stream.unwrap());
+    let stream = under_tls(client.stream, roots).await;
+    let mut client = Client::new(stream);
     client.say("MAIL FROM:<root@a.example>", "503 ").await;
     let list = client.say("EHLO a", "250-").await;
     assert!(
@@ -319,22 +381,12 @@ async fn overlong_lines_do_not_grow_the_buffer() {
 #[tokio::test]
 async fn an_idle_session_is_small() {
     let bench = Bench::new();
-    let live = Arc::new(Live::new(listener(), &rules()).unwrap());
-    let parts = bench.parts.clone();
-    let shared = Arc::new(Shared {
-        queue: parts.queue,
-        clock: parts.clock,
-        tasks: parts.tasks,
-        metrics: parts.metrics,
-        rules: Mutex::new(Arc::new(rules())),
-        logins: Logins::new(),
-        deadlines: Deadlines::default(),
-        sessions: AtomicU64::new(0),
-    });
+    let shared = shared(&bench);
+    let live = Arc::new(Live::new(listener(), &shared.rules()).unwrap());
     let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
-    let context = Context::new(shared, live, Peer(None), permit);
+    let context = Context::new(shared, live, Peer::direct(None), permit);
     let (ours, _theirs) = tokio::io::duplex(64);
-    let future = serve(ours, context);
+    let future = serve(Begun::new(ours), context);
     let size = size_of_val(&future);
     assert!(size < 8 * 1024, "{size} octets before any buffer");
 }
