@@ -14,6 +14,7 @@ PACKAGES=(
     gcc libc6-dev make ca-certificates                      # the build
     dovecot-core dovecot-submissiond                        # upstream with XOAUTH2 and OAUTHBEARER
     tinyproxy-bin iproute2                                  # between us and the provider
+    haproxy                                                 # between clients and us
     postfix swaks msmtp curl php-cli libphp-phpmailer python3 # senders
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
     strace util-linux bsdutils mount e2fsprogs                       # faults
@@ -22,7 +23,7 @@ PACKAGES=(
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
     cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix swaks:swaks
-    tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux script:bsdutils msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
+    tinyproxy:tinyproxy-bin haproxy:haproxy prlimit:util-linux ip:iproute2 unshare:util-linux script:bsdutils msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
     setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
 )
 export PATH="$PWD/target/tools/bin:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"

@@ -44,6 +44,9 @@ impl Lane {
     /// that the connection can carry the next message meanwhile.
     pub(crate) async fn attempt(self: Arc<Self>, lease: Lease, ticket: Ticket) {
         let started = Instant::now();
+        if !lease.is_wanted() {
+            return;
+        }
         if let Some(settlement) = self.unsettled(&lease) {
             drop(ticket);
             return self.settle(lease, settlement, None).await;

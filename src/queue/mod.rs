@@ -196,6 +196,14 @@ impl Queue {
     /// Not cancel safe: dropping the future may leave an unacknowledged message that will still be
     /// delivered.
     pub async fn accept(&self, new: NewEntry) -> Result<(), store::Error> {
+        let size = new.message.size;
+        self.insert(new).await?;
+        self.inner.metrics.messages_accepted.inc();
+        self.inner.metrics.message_bytes_accepted.inc_by(size);
+        Ok(())
+    }
+
+    async fn insert(&self, new: NewEntry) -> Result<(), store::Error> {
         let (entry, message) = self.entry(new);
         // Known before it is in the store, so that no lane finds it there while we still hold it.
         let hold = Hold::new(&self.inner, &entry);
@@ -208,8 +216,6 @@ impl Queue {
             event = "queued", queue_id = %entry.id, account = %entry.account, size,
             recipients = entry.recipients.len(),
         );
-        self.inner.metrics.messages_accepted.inc();
-        self.inner.metrics.message_bytes_accepted.inc_by(size);
         self.hand_over(entry, message, hold);
         Ok(())
     }

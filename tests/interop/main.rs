@@ -11,6 +11,7 @@
 mod support;
 
 mod clients;
+mod listener;
 mod network;
 mod oauth;
 mod own_address;

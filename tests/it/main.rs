@@ -14,6 +14,7 @@ mod cli;
 mod crash;
 mod disk;
 mod drain;
+mod listener;
 mod power_cut;
 mod reload;
 mod sign_in;

@@ -305,7 +305,7 @@ impl Queue {
                 (Remainder::Refused, _) | (_, Outcome::Delivered | Outcome::Refused(_)) => {
                     self.tell_client(desk, outcome, settlement).await
                 }
-                (Remainder::Stored, _) => self.keep_remainder(desk, &lease).await,
+                (Remainder::Stored, _) => self.keep_remainder(desk, &lease, settlement).await,
             };
             match kept {
                 Kept::Stored => return Some(lease),
@@ -330,7 +330,7 @@ impl Queue {
         }
         for report in settlement.reports.clone() {
             let id = report.id;
-            if let Err(error) = self.accept(report).await {
+            if let Err(error) = self.insert(report).await {
                 tracing::error!(event = "report_lost", queue_id = %id, %error);
             }
         }
@@ -339,7 +339,7 @@ impl Queue {
 
     /// Some recipients are open, or have fared differently: the message is queued with what is
     /// known of them.
-    async fn keep_remainder(&self, desk: &Desk, lease: &Lease) -> Kept {
+    async fn keep_remainder(&self, desk: &Desk, lease: &Lease, settlement: &Settlement) -> Kept {
         if !desk.begin_storing() {
             return Kept::Changed;
         }
@@ -353,6 +353,12 @@ impl Queue {
             }
             Err(error) => {
                 tracing::error!(event = "store_refused", queue_id = %lease.entry.id, %error);
+                let mut states = settlement.outcomes.iter().map(|(_, state, _)| *state);
+                if states.any(|state| state == RecipientState::Delivered) {
+                    // The client sends it again, to all of them.
+                    self.inner.metrics.possible_duplicates.inc();
+                    tracing::warn!(event = "possible_duplicate", queue_id = %lease.entry.id);
+                }
                 desk.end(Outcome::Deferred(None));
                 Kept::Over
             }
@@ -406,6 +412,13 @@ impl Lease {
     #[must_use]
     pub fn commit(&self) -> bool {
         self.seat.as_ref().is_none_or(|seat| seat.0.commit())
+    }
+
+    /// Whether anybody waits for an attempt: a client that has waited long enough does not.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        let stage = self.seat.as_ref().map(|seat| seat.0.stage.borrow().clone());
+        stage != Some(Stage::Withdrawn)
     }
 
     /// Whether its recipients are sent to together or not at all.

@@ -365,6 +365,62 @@ async fn silence_and_slowness_have_an_end() {
     assert_eq!(bench.queued().await, 0);
 }
 
+/// An octet every ten seconds buys nobody time: each phase has one deadline.
+#[tokio::test]
+async fn whatever_trickles_in_each_phase_ends() {
+    let bench = Bench::new();
+    let (files, _) = certificate(bench.folder.path());
+    let mut implicit = listener();
+    (implicit.tls, implicit.certificate) = (Tls::Implicit, Some(files));
+    let deadlines = Deadlines::default();
+    for (phase, limit, last) in [
+        ("command", deadlines.command, "421 4.4.2"),
+        ("data", deadlines.data_block, "421 4.4.2"),
+        // In clear nothing can be said to it.
+        ("handshake", deadlines.handshake, ""),
+    ] {
+        let listener = if phase == "handshake" {
+            implicit.clone()
+        } else {
+            listener()
+        };
+        let mut client = session(&bench, listener);
+        match phase {
+            "command" => drop(client.expect("220 ").await),
+            "data" => client.begin_data().await,
+            _ => client.send([0x16]).await,
+        }
+        time::pause();
+        let began = Instant::now();
+        let trickle = async {
+            let (mut reader, mut writer) = tokio::io::split(&mut client.stream);
+            let mut said = Vec::new();
+            let read = reader.read_to_end(&mut said);
+            let write = async {
+                // Ends when the session does.
+                while tokio::io::AsyncWriteExt::write_all(&mut writer, &[3])
+                    .await
+                    .is_ok()
+                {
+                    time::sleep(Duration::from_secs(10)).await;
+                }
+            };
+            let (read, ()) = tokio::join!(read, write);
+            read.unwrap();
+            String::from_utf8(said).unwrap()
+        };
+        let said = trickle.await;
+        assert!(
+            said.starts_with(last) && said.is_empty() == last.is_empty(),
+            "{said}"
+        );
+        // On the clock of the test, which stands still between deadlines.
+        let took = began.elapsed();
+        assert!(took < limit + Duration::from_secs(60), "{phase}: {took:?}");
+        time::resume();
+    }
+}
+
 #[tokio::test]
 async fn overlong_lines_do_not_grow_the_buffer() {
     let bench = Bench::new();

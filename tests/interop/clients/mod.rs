@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// The device's password; its hash is made by our own `hash-password`.
-const PASSWORD: &str = "pr1nter-pass";
+pub(crate) const PASSWORD: &str = "pr1nter-pass";
 
 /// The device's name.
-const USER: &str = "printer-2";
+pub(crate) const USER: &str = "printer-2";
 
 /// A relay with a plain listener, one with STARTTLS and one with implicit TLS; the latter two want a
 /// login.
@@ -220,7 +220,7 @@ fn run(command: &Command, input: &[u8]) {
 }
 
 /// The hash our own verb makes of the password.
-fn hash(site: &Site) -> String {
+pub(crate) fn hash(site: &Site) -> String {
     let mut child = Command::new(crate::support::relay::BINARY)
         .arg("hash-password")
         .stdin(Stdio::piped())
