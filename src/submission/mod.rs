@@ -457,13 +457,7 @@ impl Listeners {
             .iter()
             .map(|one| Place::of(one, &addresses))
             .collect();
-        let gone = self
-            .running
-            .iter()
-            .filter(|one| !places.contains(&one.place));
-        let leaving = gone.flat_map(|one| one.loops.iter().map(|one| Arc::clone(&one.socket)));
-        let closing = self.closing.iter().filter_map(Weak::upgrade);
-        let mut leaving: Vec<_> = leaving.chain(closing).collect();
+        let mut leaving = self.leaving(&places);
         let mut all = Vec::with_capacity(lives.len());
         for (live, place) in lives.into_iter().zip(places) {
             let known = self.running.iter().any(|one| one.place == place);
@@ -481,10 +475,25 @@ impl Listeners {
         Ok(all)
     }
 
+    /// Each socket once that no listener at these places goes on with.
+    fn leaving(&self, places: &[Place]) -> Vec<Arc<Socket>> {
+        let goes_on = |one: &&Running| places.contains(&one.place);
+        let kept: Vec<_> = self.running.iter().filter(goes_on).collect();
+        let gone = self.running.iter().filter(|one| !goes_on(one));
+        let gone = gone.flat_map(|one| one.loops.iter().map(|one| Arc::clone(&one.socket)));
+        let mut leaving = Vec::<Arc<Socket>>::new();
+        for socket in gone.chain(self.closing.iter().filter_map(Weak::upgrade)) {
+            let is_kept = kept.iter().any(|one| one.has_socket(&socket));
+            if !is_kept && !leaving.iter().any(|other| Arc::ptr_eq(other, &socket)) {
+                leaving.push(socket);
+            }
+        }
+        leaving
+    }
+
     /// Cannot fail: loops of listeners that are gone stop, others go on, new ones start.
     fn apply(&mut self, ready: Vec<Ready>, shared: &Arc<Shared>) {
         let turns = self.progress();
-        self.closing.retain(|socket| socket.strong_count() > 0);
         let mut old = std::mem::take(&mut self.running);
         for ready in ready {
             let same = old.iter().position(|one| one.place == ready.place);
@@ -506,6 +515,11 @@ impl Listeners {
             self.closing.extend(sockets);
             gone.tasks.stop();
         }
+        let running = &self.running;
+        self.closing.retain(|socket| {
+            let socket = socket.upgrade();
+            socket.is_some_and(|socket| !running.iter().any(|one| one.has_socket(&socket)))
+        });
     }
 
     /// The slowest loop counts: one that hangs must show.
@@ -517,12 +531,14 @@ impl Listeners {
 }
 
 impl Running {
+    fn has_socket(&self, socket: &Arc<Socket>) -> bool {
+        let mut loops = self.loops.iter();
+        loops.any(|one| Arc::ptr_eq(&one.socket, socket))
+    }
+
     fn shares_socket(&self, other: &Self) -> bool {
-        let is_theirs = |one: &AcceptLoop| {
-            let mut theirs = other.loops.iter();
-            theirs.any(|other| Arc::ptr_eq(&one.socket, &other.socket))
-        };
-        self.loops.iter().any(is_theirs)
+        let mut loops = other.loops.iter();
+        loops.any(|other| self.has_socket(&other.socket))
     }
 
     fn start(ready: Ready, shared: &Arc<Shared>, turns: u64) -> Self {

@@ -259,6 +259,16 @@ async fn a_listener_widens_and_narrows_its_address_without_a_pause() {
         connect(address).await.expect("220 ").await;
         open.say("NOOP", "250 ").await;
     }
+    // Again and again, faster than loops end: nothing piles up beside the three addresses.
+    for n in 0..40 {
+        let listener = at(if n % 2 == 0 { "127.0.0.1" } else { "0.0.0.0" });
+        submission
+            .reconfigure(vec![listener], rules())
+            .await
+            .unwrap();
+        assert!(submission.addresses().len() <= 3);
+        assert!(submission.listeners().closing.len() <= 3);
+    }
     // Only for that moment could the port be shared.
     let taken = Submission::start(vec![at("127.0.0.1")], rules(), bench.parts.clone()).await;
     let error = taken.unwrap_err().to_string();

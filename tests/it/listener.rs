@@ -22,7 +22,7 @@ use crate::support::{
     process::Process,
     program,
     relay::{Relay, Site, bare},
-    sink::Sink,
+    sink::{Sink, contains},
     smtp::Client,
 };
 
@@ -192,9 +192,13 @@ impl Load {
         );
         assert!(!acknowledged.is_empty());
         site.wait_empty();
-        for text in acknowledged {
-            sink.find(&text);
-        }
+        let ledger = sink.ledger();
+        let came = |text: &String| {
+            let mut deliveries = ledger.deliveries.iter();
+            deliveries.any(|delivery| contains(&delivery.octets, text.as_bytes()))
+        };
+        let lost: Vec<_> = acknowledged.iter().filter(|text| !came(text)).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     }
 }
 
