@@ -511,8 +511,12 @@ impl Listeners {
             if let Some(heir) = self.running.iter().find(|one| one.shares_socket(&gone)) {
                 gone.door.follow(&heir.door);
             }
-            let sockets = gone.loops.iter().map(|one| Arc::downgrade(&one.socket));
-            self.closing.extend(sockets);
+            for one in &gone.loops {
+                let socket = Arc::downgrade(&one.socket);
+                if !self.closing.iter().any(|other| other.ptr_eq(&socket)) {
+                    self.closing.push(socket);
+                }
+            }
             gone.tasks.stop();
         }
         let running = &self.running;

@@ -1,7 +1,7 @@
 use std::sync::{Mutex, atomic::AtomicU64};
 
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
@@ -169,10 +169,7 @@ async fn a_client_that_ignores_the_size_limit_is_cut_off() {
     let write = async {
         let line = vec![b'x'; 64 * 1024];
         let mut sent = 0;
-        while tokio::io::AsyncWriteExt::write_all(&mut writer, &line)
-            .await
-            .is_ok()
-        {
+        while writer.write_all(&line).await.is_ok() {
             sent += line.len();
             assert!(sent < 16 * 1024 * 1024, "reads without bound");
         }
@@ -365,6 +362,21 @@ async fn silence_and_slowness_have_an_end() {
     assert_eq!(bench.queued().await, 0);
 }
 
+/// What a client reads that sends an octet every ten seconds until its session ends.
+async fn trickled(stream: DuplexStream) -> String {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut said = Vec::new();
+    let read = reader.read_to_end(&mut said);
+    let write = async {
+        while writer.write_all(&[3]).await.is_ok() {
+            time::sleep(Duration::from_secs(10)).await;
+        }
+    };
+    let (read, ()) = tokio::join!(read, write);
+    read.unwrap();
+    String::from_utf8(said).unwrap()
+}
+
 /// An octet every ten seconds buys nobody time: each phase has one deadline.
 #[tokio::test]
 async fn whatever_trickles_in_each_phase_ends() {
@@ -392,24 +404,7 @@ async fn whatever_trickles_in_each_phase_ends() {
         }
         time::pause();
         let began = Instant::now();
-        let trickle = async {
-            let (mut reader, mut writer) = tokio::io::split(&mut client.stream);
-            let mut said = Vec::new();
-            let read = reader.read_to_end(&mut said);
-            let write = async {
-                // Ends when the session does.
-                while tokio::io::AsyncWriteExt::write_all(&mut writer, &[3])
-                    .await
-                    .is_ok()
-                {
-                    time::sleep(Duration::from_secs(10)).await;
-                }
-            };
-            let (read, ()) = tokio::join!(read, write);
-            read.unwrap();
-            String::from_utf8(said).unwrap()
-        };
-        let said = trickle.await;
+        let said = trickled(client.stream).await;
         assert!(
             said.starts_with(last) && said.is_empty() == last.is_empty(),
             "{said}"
