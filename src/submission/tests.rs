@@ -267,7 +267,8 @@ async fn a_listener_widens_and_narrows_its_address_without_a_pause() {
             .await
             .unwrap();
         assert!(submission.addresses().len() <= 3);
-        assert!(submission.listeners().closing.len() <= 3);
+        // Those of the seven changes before, at most.
+        assert!(submission.listeners().closing.len() <= 7);
     }
     // Only for that moment could the port be shared.
     let taken = Submission::start(vec![at("127.0.0.1")], rules(), bench.parts.clone()).await;
