@@ -14,6 +14,7 @@ PACKAGES=(
     gcc libc6-dev make ca-certificates                      # the build
     dovecot-core dovecot-submissiond                        # upstream with XOAUTH2 and OAUTHBEARER
     tinyproxy-bin iproute2                                  # between us and the provider
+    haproxy                                                 # between clients and us
     postfix swaks msmtp curl php-cli libphp-phpmailer python3 python3-venv # senders
     git git-email s-nail bsd-mailx mutt                     # programs that call sendmail
     libdb5.3 libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0 libevent-2.1-7 libpam0g # what Exim and OpenSMTPD need
@@ -24,7 +25,7 @@ PACKAGES=(
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
     cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks git:git s-nail:s-nail bsd-mailx:bsd-mailx mutt:mutt dpkg-deb:dpkg
-    tinyproxy:tinyproxy-bin ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
+    tinyproxy:tinyproxy-bin haproxy:haproxy prlimit:util-linux ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
     setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
 )
 export PATH="$PWD/target/tools/bin:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"

@@ -18,7 +18,7 @@ use gatepost::{
         },
         line::{Ending, Frame, Framer},
         replies::Reply,
-        server::{Answer, Credentials, Mechanism, Question, Session, Settings, Step},
+        server::{Answer, Credentials, Dsn, Mechanism, Question, Session, Settings, Step},
     },
 };
 
@@ -253,6 +253,7 @@ fn configured(settings: u8) -> Settings {
         },
         auth_required: on(1),
         auth_without_tls: !on(5),
+        dsn: if on(6) { Dsn::NotOffered } else { Dsn::Offered },
         qualify_domain: "relay.example".to_owned(),
     }
 }

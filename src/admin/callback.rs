@@ -18,7 +18,6 @@ use url::Url;
 use super::{
     Certificate, Error,
     api::Problem,
-    certificate::Renewing,
     connection,
     guard::{self, Hosts},
 };
@@ -143,7 +142,7 @@ impl CallbackServer {
         certificate: Option<Certificate>,
         oauth: Oauth,
     ) -> Result<Self, Error> {
-        let certificate = certificate.map(Renewing::open).transpose()?;
+        let certificate = certificate.as_ref().map(Certificate::open).transpose()?;
         let bind = |source| Error::Bind {
             what: "console",
             address,

@@ -17,8 +17,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::certificate::Renewing;
-use crate::net::tasks::Tasks;
+use crate::net::{tasks::Tasks, tls::renewing::Renewing};
 
 /// Connections at once on one address: an operator, a scraper and some probes need a few; each may
 /// cost [`BUFFER_LEN_MAX`] of memory.

@@ -7,7 +7,6 @@
 
 pub mod api;
 mod callback;
-mod certificate;
 pub mod client;
 mod connection;
 mod guard;
@@ -28,8 +27,16 @@ use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
 use crate::{
-    clock::Clock, delivery::Delivery, net::tasks::Tasks, oauth::Oauth, queue::Queue,
-    submission::Submission, telemetry::Metrics,
+    clock::Clock,
+    delivery::Delivery,
+    net::{
+        tasks::Tasks,
+        tls::{self, renewing::Renewing},
+    },
+    oauth::Oauth,
+    queue::Queue,
+    submission::Submission,
+    telemetry::Metrics,
 };
 
 pub use callback::CallbackServer;
@@ -56,6 +63,13 @@ pub struct Certificate {
     pub file: PathBuf,
     /// The key.
     pub key_file: PathBuf,
+}
+
+impl Certificate {
+    /// Opened for the console. Blocking.
+    fn open(&self) -> Result<Arc<Renewing>, tls::server::Error> {
+        Renewing::open("console", &self.file, &self.key_file)
+    }
 }
 
 /// What the control surface needs of the rest.
@@ -99,7 +113,7 @@ pub struct View {
 pub enum Error {
     /// The console's certificate cannot be used.
     #[error("console: {0}")]
-    Certificate(#[from] crate::net::tls::server::Error),
+    Certificate(#[from] tls::server::Error),
     /// A TCP address cannot be bound.
     #[error("{what}.address {address} (stop the process that has it, or choose another)")]
     Bind {

@@ -13,11 +13,9 @@ use axum::{
 use tokio::net::TcpListener;
 
 use super::{
-    Admin, Config, Error, Parts, Shared, View,
+    Admin, Certificate, Config, Error, Parts, Shared, View,
     api::Problem,
-    callback,
-    certificate::Renewing,
-    connection,
+    callback, connection,
     guard::{self, Hosts},
     handlers, health, import, socket,
 };
@@ -33,10 +31,8 @@ const BODY_LEN_MAX: usize = 256 * 1024;
 
 /// See [`Admin::start`].
 pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<Admin, Error> {
-    let certificate = match config.certificate.clone() {
-        Some(files) => Some(Renewing::open(files)?),
-        None => None,
-    };
+    let certificate = config.certificate.as_ref();
+    let certificate = certificate.map(Certificate::open).transpose()?;
     let console = bind("console", config.address).await?;
     let metrics = bind("metrics", config.metrics_address).await?;
     let (control, control_file) = socket::bind(&config.socket).await?;

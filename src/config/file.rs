@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
-    leaf::{BounceTo, Embedded, Hidden, Mechanism, OverSmtp, QueueFirst, TcpAddress},
+    leaf::{BounceTo, DeliveryContract, Embedded, Hidden, Mechanism, OverSmtp, TcpAddress},
     secret_source::{ProxySource, SecretSource},
     units::ByteSize,
 };
@@ -86,7 +86,7 @@ section! {
         auth: Field<submission::Auth>,
         auth_without_tls: Field<submission::AuthWithoutTls>,
         allow: Field<Vec<IpNet>>,
-        delivery: Field<QueueFirst>,
+        delivery: Field<DeliveryContract>,
         hybrid_wait: Field<Duration>,
         line_endings: Field<submission::LineEndings>,
         long_lines: Field<submission::LongLines>,
@@ -106,6 +106,7 @@ section! {
         password_hash: Field<Hidden>,
         account: Field<String>,
         senders: Field<Vec<String>>,
+        disabled: Field<bool>,
     }
 }
 

@@ -260,9 +260,13 @@ impl Leaf for BounceTo {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Embedded;
 
-/// What is done with an accepted message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct QueueFirst;
+/// What a 250 promises, without the time that `hybrid` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeliveryContract {
+    Queue,
+    Direct,
+    Hybrid,
+}
 
 /// How mail goes upstream.
 #[derive(Debug, Clone, Copy)]
@@ -310,7 +314,10 @@ fn unknown_word(given: &str, words: &[&str]) -> Wrong {
 }
 
 words!(Embedded, "\"sqlite\"", true, "sqlite" => Self);
-words!(QueueFirst, "\"queue\"", false, "queue" => Self);
+words!(
+    DeliveryContract, "\"queue\", \"direct\" or \"hybrid\"", false,
+    "queue" => Self::Queue, "direct" => Self::Direct, "hybrid" => Self::Hybrid,
+);
 words!(OverSmtp, "\"smtp\"", false, "smtp" => Self);
 words!(
     crate::delivery::Rewrite, "\"never\", \"envelope\", \"header\" or \"both\"", false,
@@ -318,8 +325,9 @@ words!(
     "both" => Self::Both,
 );
 words!(
-    submission::Tls, "\"none\", \"starttls\" or \"implicit\"", false,
+    submission::Tls, "\"none\", \"starttls\", \"implicit\" or \"auto\"", false,
     "none" => Self::None, "starttls" => Self::Starttls, "implicit" => Self::Implicit,
+    "auto" => Self::Auto,
 );
 words!(
     submission::Auth, "\"none\", \"optional\" or \"required\"", false,

@@ -13,6 +13,7 @@ use crate::{
     delivery::{Auth, Tls},
     mail::AccountName,
     oauth::{ClientAuthentication, Grant, Key, Kind, Service},
+    submission::Contract,
 };
 
 const REFERENCE: &str = include_str!("../../config/gatepost.toml");
@@ -472,10 +473,6 @@ fn a_sender_rule_and_a_fallback_are_checked() {
 fn values_of_later_versions_are_refused() {
     for text in [
         "[store]\nurl = \"postgres://db\"",
-        "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"auto\"",
-        "[[listener]]\naddress = \"127.0.0.1:0\"\ndelivery = \"direct\"",
-        "[[listener]]\naddress = \"127.0.0.1:0\"\ndelivery = \"hybrid\"",
-        "[[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol_from = [\"10.0.0.0/8\"]",
         "[account.a]\ntransport = \"graph\"",
         "[account.a]\ntransport = \"auto\"",
         "[console]\npassword_hash = \"x\"",
@@ -486,6 +483,27 @@ fn values_of_later_versions_are_refused() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_listener_promises_what_its_contract_says() {
+    let listener = |text: &str| {
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{text}");
+        load(&text).listeners[0].clone()
+    };
+    let wait = |text: &str| listener(&format!("delivery = \"hybrid\"\n{text}")).delivery;
+    let hybrid = |secs| Contract::Hybrid {
+        wait: Duration::from_secs(secs),
+    };
+    assert_eq!(listener("").delivery, Contract::Queue);
+    assert_eq!(listener("delivery = \"direct\"").delivery, Contract::Direct);
+    assert_eq!(wait(""), hybrid(8));
+    assert_eq!(wait("hybrid_wait = \"20s\""), hybrid(20));
+    let proxied = listener("proxy_protocol_from = [\"10.0.0.4/32\"]\nallow = [\"10.0.0.0/8\"]");
+    assert_eq!(
+        proxied.proxy_protocol_from,
+        ["10.0.0.4/32".parse().unwrap()]
+    );
 }
 
 #[test]

@@ -31,26 +31,13 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
 }
 
 const SMTP: &str = "use \"smtp\"";
-const QUEUE: &str = "use \"queue\"";
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 13] = [
+const TABLE: [Unbuilt; 9] = [
     row(
         "store.url",
         Which::Begins("postgres"),
         "use \"sqlite\" (it is the default)",
-    ),
-    row(
-        "listener.*.tls",
-        Which::Is("auto"),
-        "use \"starttls\" and \"implicit\" on two listeners",
-    ),
-    row("listener.*.delivery", Which::Is("direct"), QUEUE),
-    row("listener.*.delivery", Which::Is("hybrid"), QUEUE),
-    row(
-        "listener.*.proxy_protocol_from",
-        Which::Any,
-        "leave it out, and allow the proxy's address",
     ),
     row("account.*.transport", Which::Is("graph"), SMTP),
     row("account.*.transport", Which::Is("gmail"), SMTP),

@@ -11,6 +11,7 @@ pub mod supervise;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -35,6 +36,19 @@ const DELIVERY_DRAIN_MAX: Duration = Duration::from_secs(10);
 const REST_DRAIN_MAX: Duration = Duration::from_secs(3);
 /// Reloads that may wait: one runs, one waits with the newest file, more would read the same.
 const RELOADS_WAITING_MAX: usize = 1;
+
+/// As many descriptors as the system lets us have: the soft limit of 1024 is meant for programs that
+/// use select(2), and a session takes one.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(event = "descriptor_limit", %error, "keeping the limit as it is");
+    }
+}
 
 /// A running daemon. Its parts are shared handles.
 #[derive(Debug, Clone)]
@@ -76,6 +90,7 @@ impl Daemon {
     /// # Errors
     /// Whatever part could not start, with the remedy. Parts that had started are drained.
     pub async fn start(config: Config, sources: Sources) -> anyhow::Result<Self> {
+        raise_descriptor_limit();
         let owners = Owners::default();
         let started = Box::pin(build(config, sources, &owners)).await;
         match started {

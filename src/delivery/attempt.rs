@@ -55,6 +55,9 @@ impl Lane {
     /// that the connection can carry the next message meanwhile.
     pub(crate) async fn attempt(self: Arc<Self>, lease: Lease, ticket: Ticket) {
         let started = Instant::now();
+        if !lease.is_wanted() {
+            return;
+        }
         if let Some(settlement) = self.unsettled(&lease) {
             drop(ticket);
             return self.settle(lease, settlement, None).await;
@@ -128,7 +131,7 @@ impl Lane {
     /// The account could not send after all, and the trace says why.
     fn trace_not_sent(&self, lease: &Lease) {
         let reason = self.state().trouble.clone();
-        if !reason.is_empty() && !self.is_stopped() {
+        if !reason.is_empty() && !self.is_stopped() && lease.leaves_traces() {
             let queue = &self.parts.queue;
             queue.trace_not_sent(lease.entry.id, &self.account.name, reason);
         }
@@ -478,12 +481,13 @@ async fn say(
         envid: entry.envid.as_deref(),
         message: &lease.message,
         head,
+        all_or_none: lease.is_all_or_none(),
     };
     let settled = &mut live.settled;
     let ready = async {
         match settled {
-            Some(waiting) => waiting.await.is_ok(),
-            None => true,
+            Some(waiting) => waiting.await.is_ok() && lease.commit(),
+            None => lease.commit(),
         }
     };
     live.connection.transact(&job, ready).await

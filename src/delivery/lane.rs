@@ -531,6 +531,8 @@ impl Lane {
                 _ = changed.changed() => {}
                 () = they_change => {}
                 () = due => {}
+                // Behind a closed gate a client that waits is told so.
+                () = self.parts.queue.decline_offers(&self.account.name), if until.is_some() => {}
                 () = self.new_token(generation), if token => self.wake(),
             }
         }

@@ -148,6 +148,7 @@ impl<'a> Probe<'a> {
             envid: None,
             message: &message,
             head: None,
+            all_or_none: false,
         };
         self.since = Instant::now();
         let answers = connection.transact(&job, std::future::ready(true)).await;

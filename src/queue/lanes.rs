@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use super::turns::Turns;
+use super::{offer::Desk, turns::Turns};
 use crate::{
     mail::{AccountName, Body, Message, QueueId},
     store::{Due, Entry, Located, Turn as SenderTurn},
@@ -34,10 +34,30 @@ pub(super) enum Hands {
 
 /// What a lane does next.
 pub(super) enum Turn {
-    Fresh(Box<Entry>, Message),
+    Fresh(Box<Fresh>),
     Stored(Box<Located>),
     Fetch,
     Wait(Option<Timestamp>, Arc<Notify>),
+}
+
+/// A message that came in just now.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub(super) entry: Entry,
+    pub(super) message: Message,
+    /// Where its client waits, if it was offered before it was stored.
+    pub(super) desk: Option<Arc<Desk>>,
+}
+
+impl Fresh {
+    /// Octets counted for it: whoever offers a message has counted them.
+    fn octets(&self) -> u64 {
+        if self.desk.is_some() {
+            0
+        } else {
+            in_memory(&self.message)
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +71,7 @@ pub(super) struct Lanes {
 
 #[derive(Debug)]
 struct Lane {
-    fresh: Turns<(Entry, Message)>,
+    fresh: Turns<Fresh>,
     window: Turns<Located>,
     /// The sender whose messages the store gave last.
     last: Option<String>,
@@ -64,6 +84,8 @@ struct Lane {
     /// While the store is being read: messages settled since, whose old rows must be ignored.
     fetching: Option<HashSet<QueueId>>,
     notify: Arc<Notify>,
+    /// A message was offered.
+    offered: Arc<Notify>,
 }
 
 impl Default for Lane {
@@ -77,6 +99,7 @@ impl Default for Lane {
             fresh_last: false,
             fetching: None,
             notify: Arc::new(Notify::new()),
+            offered: Arc::new(Notify::new()),
         }
     }
 }
@@ -101,13 +124,67 @@ impl Lanes {
             && self.fresh_bytes + in_memory(message) <= FRESH_BYTES_MAX
     }
 
-    pub(super) fn push_fresh(&mut self, entry: Entry, message: Message) {
+    pub(super) fn has_room_for_offer(&self) -> bool {
+        self.fresh < FRESH_MAX
+    }
+
+    pub(super) fn push_fresh(&mut self, entry: Entry, message: Message, desk: Option<Arc<Desk>>) {
+        let fresh = Fresh {
+            entry,
+            message,
+            desk,
+        };
         self.fresh += 1;
-        self.fresh_bytes += in_memory(&message);
-        self.known.insert(entry.id, Hands::Waiting);
-        let lane = self.lane(&entry.account.clone());
-        lane.fresh.push(&entry.turn(), (entry, message));
+        self.fresh_bytes += fresh.octets();
+        self.known.insert(fresh.entry.id, Hands::Waiting);
+        let lane = self.lane(&fresh.entry.account.clone());
+        if fresh.desk.is_some() {
+            lane.offered.notify_one();
+        }
+        lane.fresh.push(&fresh.entry.turn(), fresh);
         lane.notify.notify_one();
+    }
+
+    /// Takes out every message that only its client and its lane know of, and what tells of more.
+    pub(super) fn take_offers(&mut self, account: &AccountName) -> (Vec<Arc<Desk>>, Arc<Notify>) {
+        let lane = self.by_account.entry(account.clone()).or_default();
+        let is_open = |fresh: &Fresh| fresh.desk.as_ref().is_some_and(|desk| desk.is_open());
+        let offers: Vec<Fresh> = std::iter::from_fn(|| lane.fresh.remove(is_open)).collect();
+        let news = Arc::clone(&lane.offered);
+        self.fresh -= offers.len();
+        for offer in &offers {
+            self.known.remove(&offer.entry.id);
+        }
+        let desks = offers.into_iter().filter_map(|fresh| fresh.desk);
+        (desks.collect(), news)
+    }
+
+    /// Nobody needs a message any more that was never stored.
+    pub(super) fn forget(&mut self, id: QueueId) {
+        self.known.remove(&id);
+    }
+
+    /// Forgets a message that was never stored, unless an attempt has it.
+    pub(super) fn withdraw(&mut self, account: &AccountName, id: QueueId) {
+        if self.known.get(&id) == Some(&Hands::Waiting) {
+            self.take_fresh(account, id);
+            self.known.remove(&id);
+        }
+    }
+
+    /// A message may be in the store that the lane does not know of.
+    pub(super) fn look_again(&mut self, account: &AccountName) {
+        let lane = self.lane(account);
+        lane.backlog = true;
+        lane.notify.notify_one();
+    }
+
+    fn take_fresh(&mut self, account: &AccountName, id: QueueId) {
+        let lane = self.by_account.entry(account.clone()).or_default();
+        if let Some(fresh) = lane.fresh.remove(|fresh| fresh.entry.id == id) {
+            self.fresh -= 1;
+            self.fresh_bytes -= fresh.octets();
+        }
     }
 
     /// What the lane does at `now`; a message given out is marked leased.
@@ -125,12 +202,12 @@ impl Lanes {
         let from_fresh = !lane.fresh.is_empty() && (lane.window.is_empty() || !lane.fresh_last);
         lane.fresh_last = from_fresh;
         let turn = if from_fresh { lane.fresh.pop() } else { None };
-        if let Some((entry, message)) = turn {
+        if let Some(fresh) = turn {
             lane.pass_on();
             self.fresh -= 1;
-            self.fresh_bytes -= in_memory(&message);
-            self.known.insert(entry.id, Hands::Leased);
-            return Turn::Fresh(Box::new(entry), message);
+            self.fresh_bytes -= fresh.octets();
+            self.known.insert(fresh.entry.id, Hands::Leased);
+            return Turn::Fresh(Box::new(fresh));
         }
         if let Some(located) = lane.window.pop() {
             lane.pass_on();
@@ -206,10 +283,7 @@ impl Lanes {
         }
         let lane = self.by_account.entry(account.clone()).or_default();
         lane.window.remove(|located| located.entry.id == id);
-        if let Some((_, message)) = lane.fresh.remove(|(entry, _)| entry.id == id) {
-            self.fresh -= 1;
-            self.fresh_bytes -= in_memory(&message);
-        }
+        self.take_fresh(account, id);
         self.known.insert(id, Hands::Leased);
         true
     }

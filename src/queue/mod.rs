@@ -6,6 +6,7 @@
 
 mod import;
 mod lanes;
+mod offer;
 pub mod retry;
 pub mod trace;
 mod turns;
@@ -22,8 +23,14 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-pub use self::import::{ImportError, Place};
-use self::lanes::{Hands, Lanes, Turn};
+pub use self::{
+    import::{ImportError, Place},
+    offer::{Offer, Outcome, Remainder},
+};
+use self::{
+    lanes::{Hands, Lanes, Turn},
+    offer::Seat,
+};
 pub use crate::store::Spill;
 use crate::{
     clock::Clock,
@@ -144,7 +151,18 @@ pub struct Lease {
     pub entry: Entry,
     /// Its octets, verified.
     pub message: Message,
+    // Before the seat: a client that hears of it may store it at once, and hold it anew.
     _hold: Hold,
+    /// Where its client waits, while nothing is stored.
+    seat: Option<Seat>,
+}
+
+impl Lease {
+    /// Whether the trace tells of it: not of a message that is never stored.
+    #[must_use]
+    pub fn leaves_traces(&self) -> bool {
+        self.seat.as_ref().is_none_or(Seat::leaves_traces)
+    }
 }
 
 impl Queue {
@@ -214,6 +232,18 @@ impl Queue {
         new: NewEntry,
         origin: Option<trace::Origin>,
     ) -> Result<(), store::Error> {
+        let size = new.message.size;
+        self.insert(new, origin).await?;
+        self.inner.metrics.messages_accepted.inc();
+        self.inner.metrics.message_bytes_accepted.inc_by(size);
+        Ok(())
+    }
+
+    async fn insert(
+        &self,
+        new: NewEntry,
+        origin: Option<trace::Origin>,
+    ) -> Result<(), store::Error> {
         let (entry, message) = self.entry(new);
         // Known before it is in the store, so that no lane finds it there while we still hold it.
         let hold = Hold::new(&self.inner, &entry);
@@ -229,8 +259,6 @@ impl Queue {
             event = "queued", queue_id = %entry.id, account = %entry.account, size,
             recipients = entry.recipients.len(),
         );
-        self.inner.metrics.messages_accepted.inc();
-        self.inner.metrics.message_bytes_accepted.inc_by(size);
         self.hand_over(entry, message, hold);
         Ok(())
     }
@@ -274,7 +302,7 @@ impl Queue {
         let mut lanes = self.inner.lanes();
         if lanes.has_room(&entry, &message) {
             hold.keep();
-            lanes.push_fresh(entry, message);
+            lanes.push_fresh(entry, message, None);
         } else {
             drop(lanes);
             // Dropping the hold tells the lane to look into the store.
@@ -311,12 +339,13 @@ impl Queue {
             let now = self.inner.clock.now();
             let next = self.inner.lanes().next(account, now);
             match next {
-                Turn::Fresh(entry, message) => {
-                    let hold = Hold::adopt(&self.inner, &entry);
+                Turn::Fresh(fresh) => {
+                    let hold = Hold::adopt(&self.inner, &fresh.entry);
                     return Lease {
-                        entry: *entry,
-                        message,
+                        entry: fresh.entry,
+                        message: fresh.message,
                         _hold: hold,
+                        seat: fresh.desk.map(Seat),
                     };
                 }
                 Turn::Stored(located) => {
@@ -326,6 +355,7 @@ impl Queue {
                             entry: located.entry,
                             message,
                             _hold: hold,
+                            seat: None,
                         };
                     }
                 }
@@ -404,10 +434,20 @@ impl Queue {
         lease: Lease,
         mut settlement: Settlement,
     ) -> Result<(), store::Error> {
-        let mut entry = lease.entry.clone();
-        if let Some(way) = settlement.way.take() {
-            self.trace_attempt(&entry, &settlement, way);
+        if let Some(way) = settlement.way.take()
+            && lease.leaves_traces()
+        {
+            self.trace_attempt(&lease.entry, &settlement, way);
         }
+        let lease = if lease.seat.is_some() {
+            match self.settle_offer(lease, &settlement).await {
+                Some(lease) => lease,
+                None => return Ok(()),
+            }
+        } else {
+            lease
+        };
+        let mut entry = lease.entry.clone();
         for (index, state, reply) in settlement.outcomes {
             if let Some(recipient) = entry.recipients.get_mut(index) {
                 recipient.state = state;

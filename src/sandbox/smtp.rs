@@ -20,7 +20,7 @@ use crate::{
         data::decode::{BareEnds, Decoder},
         line::{Ending, Fault, Frame, Framer},
         replies::Reply,
-        server::{Answer, Credentials, Mechanism, Question, Session, Settings, Step},
+        server::{Answer, Credentials, Dsn, Mechanism, Question, Session, Settings, Step},
     },
 };
 
@@ -111,6 +111,7 @@ fn settings() -> Settings {
         mechanisms: vec![Mechanism::Xoauth2, Mechanism::OauthBearer],
         auth_required: true,
         auth_without_tls: false,
+        dsn: Dsn::Offered,
         qualify_domain: "sandbox.gatepost.invalid".to_owned(),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::mail::QueueId;
+use crate::mail::{self, EnhancedCode, QueueId};
 
 /// A reply of ours, ready for the wire: complete lines, each ending in CRLF.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +123,8 @@ replies! {
     AUTH_MALFORMED = "501 5.5.2 malformed authentication data";
     /// Wrong name or password: never which.
     AUTH_FAILED = "535 5.7.8 authentication failed";
+    /// Too many logins failed from there, or by that name.
+    AUTH_LATER = "454 4.7.0 too many failed logins, try again later";
     /// AUTH could not be decided.
     AUTH_UNAVAILABLE = "454 4.7.0 temporary authentication failure";
     /// This client may not send as that.
@@ -136,6 +138,10 @@ replies! {
     STORE_FULL = "452 4.3.1 insufficient system storage";
     /// The store has failed.
     STORE_BROKEN = "451 4.3.0 mail system unavailable, try again later";
+    /// Mail for the client's account cannot be sent while it waits.
+    NOT_NOW = "451 4.3.0 mail cannot be sent now, try again later";
+    /// The provider refused the message for good.
+    UPSTREAM_REFUSED = "554 5.0.0 refused by the mail provider";
     /// We stop.
     SHUTTING_DOWN = "421 4.3.2 service shutting down, try again later";
     /// All sessions are taken, or all that one address may have.
@@ -159,6 +165,41 @@ impl Reply {
     #[must_use]
     pub fn queued(id: QueueId) -> Self {
         Self(Cow::Owned(format!("250 2.0.0 queued as {id}\r\n")))
+    }
+
+    /// 250 after end-of-data: the provider has taken the message for every recipient.
+    #[must_use]
+    pub fn delivered(id: QueueId) -> Self {
+        Self(Cow::Owned(format!("250 2.0.0 delivered as {id}\r\n")))
+    }
+
+    /// What a provider's refusal for good is to the client: its codes, where they speak of the
+    /// message and not of our session, and none of its text.
+    #[must_use]
+    pub fn refused_upstream(reply: &mail::Reply) -> Self {
+        let code = match reply.code {
+            code @ (550..=554) => code,
+            _ => 554,
+        };
+        let enhanced = reply.enhanced.filter(|enhanced| enhanced.0 == 5);
+        let EnhancedCode(_, subject, detail) = enhanced.unwrap_or(EnhancedCode(5, 0, 0));
+        Self(Cow::Owned(format!(
+            "{code} 5.{subject}.{detail} refused by the mail provider\r\n"
+        )))
+    }
+
+    /// As [`Reply::refused_upstream`] for a refusal that may pass.
+    #[must_use]
+    pub fn deferred_upstream(reply: &mail::Reply) -> Self {
+        let code = match reply.code {
+            code @ (450..=452) => code,
+            _ => 451,
+        };
+        let enhanced = reply.enhanced.filter(|enhanced| enhanced.0 == 4);
+        let EnhancedCode(_, subject, detail) = enhanced.unwrap_or(EnhancedCode(4, 0, 0));
+        Self(Cow::Owned(format!(
+            "{code} 4.{subject}.{detail} not taken by the mail provider now, try again later\r\n"
+        )))
     }
 
     /// 334 with a challenge, already in base64 (RFC 4954 §4).

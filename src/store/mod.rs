@@ -280,6 +280,11 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the body of a message that was never inserted.
+    pub fn forget(&self, message: &Message) {
+        self.forget_file(&message.body);
+    }
+
     /// Writes an account's sealed token, replacing the one before it.
     ///
     /// # Errors

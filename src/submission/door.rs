@@ -9,10 +9,9 @@ use std::{
     },
 };
 
-use tokio_rustls::TlsAcceptor;
-
 use super::{
     Deadlines, Error, Listener, Rules, Tls,
+    intake::Room,
     limits::{Limits, Permit},
     login::Logins,
     policy,
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    net::{self, tasks::Tasks},
+    net::{tasks::Tasks, tls::renewing::Renewing},
     queue::Queue,
     smtp::{replies::Reply, server::Settings},
     telemetry::Metrics,
@@ -38,6 +37,8 @@ pub(super) struct Shared {
     pub(super) logins: Logins,
     pub(super) deadlines: Deadlines,
     pub(super) seen: Seen,
+    /// For messages of `delivery = "direct"`.
+    pub(super) room: Room,
     /// Sessions begun; the number names the next one.
     pub(super) sessions: AtomicU64,
 }
@@ -98,6 +99,11 @@ impl Door {
         Arc::clone(&self.live.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Is configured as another from now on.
+    pub(super) fn follow(&self, other: &Self) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = other.live();
+    }
+
     pub(super) fn set_live(&self, live: Live) {
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
     }
@@ -106,7 +112,7 @@ impl Door {
 /// A listener's configuration, ready for sessions.
 pub(super) struct Live {
     pub(super) listener: Listener,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<Renewing>>,
     /// For peers elsewhere, and for peers on this machine.
     settings: [Arc<Settings>; 2],
 }
@@ -126,14 +132,13 @@ impl Live {
         };
         let tls = match (listener.tls, &listener.certificate) {
             (Tls::None, _) => None,
-            (Tls::Starttls | Tls::Implicit, None) => {
+            (Tls::Starttls | Tls::Implicit | Tls::Auto, None) => {
                 let remedy = "TLS needs certificate_file and key_file";
                 return Err(unusable(remedy.to_owned()));
             }
-            (Tls::Starttls | Tls::Implicit, Some((certificate, key))) => {
-                let config = net::tls::server::config(certificate, key);
-                let config = config.map_err(|error| unusable(error.to_string()))?;
-                Some(TlsAcceptor::from(config))
+            (Tls::Starttls | Tls::Implicit | Tls::Auto, Some((certificate, key))) => {
+                let renewing = Renewing::open(&listener.name, certificate, key);
+                Some(renewing.map_err(|error| unusable(error.to_string()))?)
             }
         };
         let settings =
@@ -147,25 +152,51 @@ impl Live {
 
     pub(super) fn settings(&self, peer: Peer) -> Arc<Settings> {
         let [elsewhere, here] = &self.settings;
-        let local = peer.ip().is_none_or(|peer| peer.is_loopback());
-        Arc::clone(if local { here } else { elsewhere })
+        Arc::clone(if peer.is_local() { here } else { elsewhere })
     }
 }
 
-/// Who connected; none on a Unix socket.
+/// Who connected.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) Option<SocketAddr>);
+pub(super) struct Peer {
+    /// None on a Unix socket.
+    address: Option<SocketAddr>,
+    /// The proxy that told the address.
+    pub(super) proxy: Option<IpAddr>,
+}
 
 impl Peer {
+    /// Without a proxy between.
+    pub(super) fn direct(address: Option<SocketAddr>) -> Self {
+        Self {
+            address,
+            proxy: None,
+        }
+    }
+
+    /// As a proxy tells; one that names nobody speaks for itself.
+    pub(super) fn told(client: Option<SocketAddr>, proxy: SocketAddr) -> Self {
+        Self {
+            address: client.or(Some(proxy)),
+            proxy: Some(proxy.ip().to_canonical()),
+        }
+    }
+
+    /// Whether what it sends stays on this machine: another machine's loopback does not.
+    pub(super) fn is_local(self) -> bool {
+        let is_loopback = |ip: IpAddr| ip.is_loopback();
+        self.ip().is_none_or(is_loopback) && self.proxy.is_none_or(is_loopback)
+    }
+
     /// The address, an IPv4 one as such even on a dual-stack socket.
     pub(super) fn ip(self) -> Option<IpAddr> {
-        self.0.map(|peer| peer.ip().to_canonical())
+        self.address.map(|peer| peer.ip().to_canonical())
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.address {
             Some(peer) => SocketAddr::new(peer.ip().to_canonical(), peer.port()).fmt(f),
             None => f.write_str("unix"),
         }

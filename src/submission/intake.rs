@@ -4,9 +4,12 @@
 //! header section is scanned once and edited before any octet goes to disk. A message that is
 //! refused is read to its true end without being kept, so the session stays in sync.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     mail::{
@@ -36,6 +39,35 @@ const BUFFER_LEN_FIRST: usize = 8 * 1024;
 /// Octets gathered before they go to the spill file; as many are being written meanwhile.
 const SPILL_WRITE_LEN: usize = 128 * 1024;
 
+/// Messages that are in memory as a whole, all of `delivery = "direct"` together: what is not stored
+/// must not grow without bound either.
+pub(super) const ROOM_LEN: usize = 64 * 1024 * 1024;
+/// What is claimed of it at once.
+const ROOM_UNIT: usize = 64 * 1024;
+/// How much more is made ready when a message in memory outgrows its buffer: doubling would take
+/// twice what it needs.
+const GROWTH: usize = 4;
+
+/// Where the part of a message lies that is beyond [`store::INLINE_BODY_MAX`].
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// In a spill file.
+    Disk,
+    /// In memory, as far as the room for all of them goes.
+    Memory(Room),
+}
+
+/// Room for messages in memory. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// For so many octets, [`ROOM_LEN`] but in tests.
+    pub(super) fn new(octets: usize) -> Self {
+        Self(Arc::new(Semaphore::new(octets / ROOM_UNIT)))
+    }
+}
+
 /// Takes in the data of one message.
 #[derive(Debug)]
 pub(super) struct Intake {
@@ -53,6 +85,8 @@ pub(super) struct Intake {
     additions: Additions,
     /// Known once the header section is complete; for the trace.
     message_id: Option<String>,
+    place: Place,
+    claimed: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -80,6 +114,8 @@ pub(super) struct Taken {
     pub(super) eight_bit: bool,
     /// Its Message-ID, ours if it had none.
     pub(super) message_id: Option<String>,
+    /// Its room in memory; to be kept as long as the message.
+    pub(super) claimed: Option<OwnedSemaphorePermit>,
 }
 
 impl Intake {
@@ -96,7 +132,14 @@ impl Intake {
             long_lines: None,
             additions,
             message_id: None,
+            place: Place::Disk,
+            claimed: None,
         }
+    }
+
+    /// Says where a large message lies; before any data.
+    pub(super) fn place(&mut self, place: Place) {
+        self.place = place;
     }
 
     /// Refuses a message with a line over 998 octets; before any data.
@@ -113,6 +156,9 @@ impl Intake {
     /// Takes a piece of what the client sends.
     pub(super) async fn feed(&mut self, input: &[u8], queue: &Queue) -> Progress {
         let before = self.buffer.len();
+        if matches!(self.place, Place::Memory(_)) && self.buffer.capacity() - before < input.len() {
+            self.buffer.reserve_exact(input.len().max(before / GROWTH));
+        }
         let progress = self.decoder.decode(input, &mut self.buffer);
         let new = self.buffer.len() - before;
         self.octets = self
@@ -122,7 +168,10 @@ impl Intake {
             self.judge_lines(before);
         }
         self.judge();
-        if matches!(self.stage, Stage::Body) {
+        if let Place::Memory(room) = &self.place {
+            let room = room.clone();
+            self.claim(&room);
+        } else if matches!(self.stage, Stage::Body) {
             let due = self.spill.is_some() && self.buffer.len() >= SPILL_WRITE_LEN;
             if due || self.buffer.len() > store::INLINE_BODY_MAX {
                 self.write_out(queue).await;
@@ -158,7 +207,7 @@ impl Intake {
             return Err(reply);
         }
         let spill = match self.spill {
-            None if self.buffer.len() > store::INLINE_BODY_MAX => Some(queue.spill(self.id)),
+            None if self.is_due_for_disk() => Some(queue.spill(self.id)),
             spill => spill.map(Ok),
         };
         let message = match spill {
@@ -172,7 +221,42 @@ impl Intake {
             message,
             eight_bit: self.decoder.faults().eight_bit,
             message_id: self.message_id,
+            claimed: self.claimed,
         })
+    }
+
+    fn is_due_for_disk(&self) -> bool {
+        matches!(self.place, Place::Disk) && self.buffer.len() > store::INLINE_BODY_MAX
+    }
+
+    /// Takes the room that the buffer has grown to, or refuses the message.
+    fn claim(&mut self, room: &Room) {
+        let beyond = self
+            .buffer
+            .capacity()
+            .saturating_sub(store::INLINE_BODY_MAX);
+        let claimed = self
+            .claimed
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = beyond.div_ceil(ROOM_UNIT).saturating_sub(claimed);
+        if wanted == 0 {
+            return;
+        }
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        match (
+            Arc::clone(&room.0).try_acquire_many_owned(wanted),
+            &mut self.claimed,
+        ) {
+            (Ok(more), Some(claimed)) => claimed.merge(more),
+            (Ok(more), none) => *none = Some(more),
+            (Err(_), _) => {
+                let remedy = "listeners with delivery = \"direct\" share this room: lower \
+                              max_message_size or max_connections, or use \"hybrid\"";
+                tracing::warn!(event = "memory_full", octets_max = ROOM_LEN, remedy);
+                self.refuse(Reply::STORE_FULL);
+            }
+        }
     }
 
     /// Everything that can be said about the message so far.
@@ -216,6 +300,7 @@ impl Intake {
             self.stage = Stage::Refused(reply);
             self.spill = None;
             self.buffer = Vec::new();
+            self.claimed = None;
         }
     }
 

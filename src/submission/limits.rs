@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Counts the sessions of a listener. The map holds only addresses with an open session, so its
@@ -27,6 +27,10 @@ pub(super) struct Permit {
 }
 
 impl Limits {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A permit, unless the listener or the address has as many sessions as it may. Peers without
     /// an address (Unix sockets) count in the total only.
     pub(super) fn admit(
@@ -35,7 +39,7 @@ impl Limits {
         total_max: usize,
         address_max: usize,
     ) -> Option<Permit> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
         let here = address.map_or(0, |address| {
             open.by_address.get(&address).copied().unwrap_or(0)
         });
@@ -53,13 +57,26 @@ impl Limits {
     }
 }
 
+impl Permit {
+    /// Counts the session for `address` as well, once a proxy has told it; none: it has as many as
+    /// it may.
+    pub(super) fn count_for(mut self, address: Option<IpAddr>, address_max: usize) -> Option<Self> {
+        let address = address?;
+        let mut open = self.limits.open();
+        let here = open.by_address.entry(address).or_insert(0);
+        if *here >= address_max {
+            return None;
+        }
+        *here += 1;
+        drop(open);
+        self.address = Some(address);
+        Some(self)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut open = self
-            .limits
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.limits.open();
         open.total = open.total.saturating_sub(1);
         let Some(address) = self.address else { return };
         if let Some(here) = open.by_address.get_mut(&address) {
@@ -87,5 +104,18 @@ mod tests {
         drop(first);
         let _again = limits.admit(one, 3, 1).unwrap();
         assert_eq!(limits.open.lock().unwrap().by_address.len(), 2);
+    }
+
+    #[test]
+    fn a_session_behind_a_proxy_counts_for_its_client_once_that_is_known() {
+        let limits = Arc::new(Limits::default());
+        let client = "192.0.2.1".parse().ok();
+        let through_proxy = || limits.admit(None, 2, 1);
+        let first = through_proxy().unwrap().count_for(client, 1).unwrap();
+        assert!(through_proxy().unwrap().count_for(client, 1).is_none());
+        drop(first);
+        let _again = through_proxy().unwrap().count_for(client, 1).unwrap();
+        let _other = through_proxy().unwrap();
+        assert!(through_proxy().is_none(), "two in all");
     }
 }

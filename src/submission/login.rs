@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     thread,
     time::Duration,
@@ -15,9 +16,13 @@ use std::{
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier};
 use aws_lc_rs::{hmac, rand::SystemRandom};
-use tokio::{sync::Semaphore, task, time};
+use tokio::{
+    sync::Semaphore,
+    task,
+    time::{self, Instant},
+};
 
-use super::Client;
+use super::{Client, backoff::Backoff};
 use crate::secret::Secret;
 
 /// Logins remembered; beyond it all are forgotten and cost an argon2 again.
@@ -37,6 +42,7 @@ pub(super) struct Logins {
     key: Option<hmac::Key>,
     remembered: Mutex<HashSet<[u8; 32]>>,
     turns: Semaphore,
+    backoff: Backoff,
 }
 
 impl std::fmt::Debug for Logins {
@@ -50,6 +56,10 @@ impl std::fmt::Debug for Logins {
 pub(super) enum Outcome {
     Right,
     Wrong,
+    /// Right, of a client that is disabled.
+    Disabled,
+    /// Not checked: too many failed before.
+    TooSoon(Duration),
     /// No turn came up in time.
     Busy,
 }
@@ -61,6 +71,7 @@ impl Logins {
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
             remembered: Mutex::default(),
             turns: Semaphore::new(cores.min(CHECKS_AT_ONCE_MAX)),
+            backoff: Backoff::default(),
         }
     }
 
@@ -68,28 +79,46 @@ impl Logins {
     pub(super) async fn check(
         &self,
         clients: &BTreeMap<String, Client>,
+        peer: Option<IpAddr>,
         username: &str,
         password: &Secret,
     ) -> Outcome {
+        let wait = || self.backoff.wait(peer, username, Instant::now());
+        if let Some(wait) = wait() {
+            return Outcome::TooSoon(wait);
+        }
         let client = clients.get(username);
         let stored = client
             .or_else(|| clients.values().next())
             .map_or(NOBODY, |client| &client.password_hash)
             .to_owned();
         let tag = self.tag(username, password, &stored);
-        if client.is_some() && tag.is_some_and(|tag| self.remembered().contains(&tag)) {
+        let disabled = client.is_some_and(|client| client.disabled);
+        let remembered = tag.is_some_and(|tag| self.remembered().contains(&tag));
+        if client.is_some() && !disabled && remembered {
+            self.backoff.succeeded(peer, username, Instant::now());
             return Outcome::Right;
         }
         let Ok(Ok(turn)) = time::timeout(WAIT_MAX, self.turns.acquire()).await else {
             return Outcome::Busy;
         };
+        // Guesses that came at once wait for their turns together: each sees what the others came to.
+        if let Some(wait) = wait() {
+            return Outcome::TooSoon(wait);
+        }
         let password = password.clone();
         let check = task::spawn_blocking(move || verify(&password, &stored));
         let right = check.await.unwrap_or(false) && client.is_some();
-        drop(turn);
-        if !right {
-            return Outcome::Wrong;
+        if !right || disabled {
+            self.backoff.failed(peer, username, Instant::now());
+            return if right {
+                Outcome::Disabled
+            } else {
+                Outcome::Wrong
+            };
         }
+        self.backoff.succeeded(peer, username, Instant::now());
+        drop(turn);
         if let Some(tag) = tag {
             let mut remembered = self.remembered();
             if remembered.len() >= REMEMBERED_MAX {
@@ -145,6 +174,7 @@ mod tests {
             password_hash: hash_password(&Secret::new(password)).unwrap(),
             account: None,
             senders: Vec::new(),
+            disabled: false,
         };
         BTreeMap::from([("printer".to_owned(), client)])
     }
@@ -162,21 +192,81 @@ mod tests {
             ("scanner", "secret", Outcome::Wrong),
             ("", "", Outcome::Wrong),
         ] {
-            let outcome = logins.check(&known, username, &Secret::new(password)).await;
+            let outcome = logins
+                .check(&known, None, username, &Secret::new(password))
+                .await;
             assert_eq!(outcome, expected, "{username} {password}");
         }
         let secret = Secret::new("secret");
         let nobody = BTreeMap::new();
         assert_eq!(
-            logins.check(&nobody, "printer", &secret).await,
+            logins.check(&nobody, None, "printer", &secret).await,
             Outcome::Wrong
         );
         // A changed password makes what was remembered worthless.
         let changed = clients("other");
         assert_eq!(
-            logins.check(&changed, "printer", &secret).await,
+            logins.check(&changed, None, "printer", &secret).await,
             Outcome::Wrong
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guesses_are_slowed_where_they_come_from_and_a_disabled_client_is_refused() {
+        let logins = Logins::new();
+        let mut known = clients("secret");
+        let (guesser, other) = (Some([192, 0, 2, 1].into()), Some([192, 0, 2, 2].into()));
+        let (right, wrong) = (Secret::new("secret"), Secret::new("guess"));
+        let mut checked = 0;
+        // Each name a hundred times, as fast as it goes, and all at once.
+        for _ in 0..10 {
+            let guesses = (0..10).flat_map(|_| ["printer", "nobody"]);
+            let checks = guesses.map(|name| logins.check(&known, guesser, name, &wrong));
+            let outcomes = join_all(checks).await;
+            checked += outcomes.iter().filter(|o| **o == Outcome::Wrong).count();
+        }
+        assert!(
+            (5..=10).contains(&checked),
+            "{checked} guesses were checked"
+        );
+        let outcome = logins.check(&known, guesser, "printer", &right).await;
+        assert!(matches!(outcome, Outcome::TooSoon(_)), "{outcome:?}");
+        let outcome = logins.check(&known, other, "printer", &right).await;
+        assert_eq!(outcome, Outcome::Right);
+
+        known.get_mut("printer").unwrap().disabled = true;
+        let outcome = logins.check(&known, other, "printer", &right).await;
+        assert_eq!(outcome, Outcome::Disabled, "also what was remembered");
+        let outcome = logins.check(&known, other, "printer", &wrong).await;
+        assert_eq!(outcome, Outcome::Wrong);
+    }
+
+    /// Runs futures side by side.
+    async fn join_all<F: Future<Output = Outcome>>(
+        futures: impl Iterator<Item = F>,
+    ) -> Vec<Outcome> {
+        let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+        std::future::poll_fn(|cx| {
+            let mut pending = false;
+            for (future, outcome) in &mut waiting {
+                if outcome.is_none()
+                    && let std::task::Poll::Ready(ready) = future.as_mut().poll(cx)
+                {
+                    *outcome = Some(ready);
+                }
+                pending |= outcome.is_none();
+            }
+            if pending {
+                std::task::Poll::Pending
+            } else {
+                std::task::Poll::Ready(())
+            }
+        })
+        .await;
+        waiting
+            .into_iter()
+            .filter_map(|(_, outcome)| outcome)
+            .collect()
     }
 
     #[test]

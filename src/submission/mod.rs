@@ -1,15 +1,19 @@
 //! The listeners: accept and limits, one connection driving [`crate::smtp::server`], login, policy.
 //!
 //! - `listen`: sockets, and the loop that accepts from one.
+//! - `proxy`: whom a proxy brings; `begun`: a stream whose first octets were looked at.
 //! - `connection`: one session, driven; `wire`: its stream, the only place that reads and writes.
+//!   Its `contract`: what a 250 promises.
 //! - `door`: what sessions share, and a listener as it is configured now.
 //! - `intake`: the data of one message, bounded in memory, edited once.
-//! - `login`, `policy`, `limits`: who may.
+//! - `login`, `backoff`, `policy`, `limits`: who may.
 //! - `seen`: who has connected lately; `remedy`: why what it tried was refused, and what to do.
 //!
 //! Meets `delivery` nowhere but in the queue. A session takes its settings when it begins and the
 //! rules (clients, routes) at each transaction, so a reload reaches open sessions.
 
+mod backoff;
+mod begun;
 mod connection;
 mod door;
 mod intake;
@@ -17,16 +21,18 @@ mod limits;
 mod listen;
 mod login;
 mod policy;
+mod proxy;
 mod remedy;
 mod seen;
 mod wire;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -37,7 +43,8 @@ use tokio::task;
 
 use self::{
     door::{Door, Live, Shared},
-    listen::{Passed, Socket},
+    intake::{ROOM_LEN, Room},
+    listen::{Family, Passed, Socket},
     login::Logins,
     seen::Seen,
 };
@@ -67,6 +74,8 @@ pub struct Listener {
     pub auth_without_tls: AuthWithoutTls,
     /// Who may connect; empty: everyone (only with required authentication).
     pub allow: Vec<IpNet>,
+    /// What a 250 promises.
+    pub delivery: Contract,
     /// What is done with bare CR and LF in message data.
     pub line_endings: LineEndings,
     /// What is done with lines over RFC 5321's 998 octets.
@@ -81,6 +90,16 @@ pub struct Listener {
     pub max_connections: usize,
     /// Sessions at once from one address.
     pub max_connections_per_client: usize,
+    /// Networks of proxies: they must send a PROXY header, and are believed.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether a peer is a proxy whose word counts for its client's address.
+    fn believes(&self, peer: IpAddr) -> bool {
+        let mut networks = self.proxy_protocol_from.iter();
+        networks.any(|network| network.contains(&peer))
+    }
 }
 
 /// Where a listener listens.
@@ -103,7 +122,38 @@ pub enum Tls {
     Starttls,
     /// At once.
     Implicit,
+    /// At once if the client's first octet says so, else after STARTTLS.
+    Auto,
 }
+
+/// What a 250 promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contract {
+    /// The message is stored.
+    Queue,
+    /// The provider has taken it. Nothing is ever stored; the provider's refusal is the client's.
+    Direct,
+    /// The provider has taken it, or it is stored.
+    Hybrid {
+        /// How long the client waits for the provider.
+        wait: Duration,
+    },
+}
+
+impl Contract {
+    /// As the configuration and the log call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Direct => "direct",
+            Self::Hybrid { .. } => "hybrid",
+        }
+    }
+}
+
+/// The largest `max_message_size` of a listener whose messages are kept in memory alone.
+pub const DIRECT_MESSAGE_LEN_MAX: u64 = 48 * 1024 * 1024;
 
 /// Whether clients log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +206,8 @@ pub struct Client {
     pub account: Option<AccountName>,
     /// Patterns for the reverse-path; empty: any.
     pub senders: Vec<String>,
+    /// Whether it may not log in.
+    pub disabled: bool,
 }
 
 /// What may change by reload without touching sessions.
@@ -210,6 +262,8 @@ struct Inner {
 #[derive(Debug)]
 struct Listeners {
     running: Vec<Running>,
+    /// Those of listeners that are gone, until they have closed.
+    closing: Vec<Weak<Socket>>,
     /// What systemd passed and nobody has taken.
     passed: Option<Passed>,
 }
@@ -217,7 +271,7 @@ struct Listeners {
 /// A listener that runs: its sockets live as long as its accept loops.
 #[derive(Debug)]
 struct Running {
-    address: Address,
+    place: Place,
     door: Arc<Door>,
     loops: Vec<AcceptLoop>,
     tasks: Tasks,
@@ -225,30 +279,37 @@ struct Running {
 
 #[derive(Debug)]
 struct AcceptLoop {
-    bound: Option<SocketAddr>,
+    socket: Arc<Socket>,
     turns: Arc<AtomicU64>,
 }
 
 /// A listener made ready; nothing of it is visible yet.
 #[derive(Debug)]
 struct Ready {
-    address: Address,
+    place: Place,
     live: Live,
     /// Empty: the socket of the running listener at this address goes on.
-    sockets: Vec<Socket>,
+    sockets: Vec<Arc<Socket>>,
+}
+
+/// What a running socket must be to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    address: Address,
+    family: Family,
 }
 
 /// Why a listener could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address cannot be bound.
-    #[error("listener {name}: {source}")]
+    #[error("listener {name}: {source}{}", remedy(source))]
     Bind {
         /// Which.
         name: String,
         /// What the system says.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Certificate or key cannot be used.
     #[error("listener {name}: {reason}")]
@@ -263,6 +324,27 @@ pub enum Error {
         "listener systemd:{0}: systemd passed no socket of this name (FileDescriptorName= in the .socket unit)"
     )]
     NotPassed(String),
+}
+
+/// What an operator does about an address that cannot be bound.
+fn remedy(error: &io::Error) -> &'static str {
+    let remedies = [
+        (
+            io::ErrorKind::AddrInUse,
+            "; another process listens there: `ss -ltnp` names it. Stop it, or use another port",
+        ),
+        (
+            io::ErrorKind::AddrNotAvailable,
+            "; no interface of this machine has this address",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            "; ports below 1024 need CAP_NET_BIND_SERVICE (the shipped unit has it), and a Unix \
+             socket a folder that the daemon may write to",
+        ),
+    ];
+    let found = remedies.iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or("", |(_, remedy)| remedy)
 }
 
 /// What the listeners need of the rest.
@@ -297,10 +379,12 @@ impl Submission {
             logins: Logins::new(),
             deadlines: Deadlines::default(),
             seen: Seen::default(),
+            room: Room::new(ROOM_LEN),
             sessions: AtomicU64::new(0),
         };
         let listening = Listeners {
             running: Vec::new(),
+            closing: Vec::new(),
             passed: None,
         };
         let submission = Self {
@@ -333,10 +417,7 @@ impl Submission {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         let mut listening = self.listeners();
-        let mut ready = Vec::with_capacity(lives.len());
-        for live in lives {
-            ready.push(listening.prepare(live)?);
-        }
+        let ready = listening.prepare(lives)?;
         self.inner.shared.set_rules(rules);
         listening.apply(ready, &self.inner.shared);
         Ok(())
@@ -349,7 +430,7 @@ impl Submission {
         let addresses = listening.running.iter().flat_map(|running| {
             let name = running.door.live().listener.name.clone();
             let loops = running.loops.iter();
-            loops.map(move |one| (name.clone(), one.bound))
+            loops.map(move |one| (name.clone(), one.socket.local_addr()))
         });
         addresses.collect()
     }
@@ -374,21 +455,69 @@ impl Submission {
     }
 }
 
+impl Place {
+    /// An IPv6 wildcard leaves IPv4 to the listener that has it on the same port.
+    fn of(address: &Address, all: &[Address]) -> Self {
+        let is_ipv4_at = |other: &Address, port| matches!(other, Address::Tcp(other) if other.is_ipv4() && other.port() == port);
+        let family = match address {
+            Address::Tcp(SocketAddr::V6(six))
+                if six.ip().is_unspecified()
+                    && all.iter().any(|other| is_ipv4_at(other, six.port())) =>
+            {
+                Family::V6Only
+            }
+            Address::Tcp(_) | Address::Unix(_) | Address::Systemd(_) => Family::Any,
+        };
+        Self {
+            address: address.clone(),
+            family,
+        }
+    }
+}
+
 impl Listeners {
     /// Binds what is not bound yet.
-    fn prepare(&mut self, live: Live) -> Result<Ready, Error> {
-        let address = live.listener.address.clone();
-        let known = self.running.iter().any(|one| one.address == address);
-        let sockets = if known {
-            Vec::new()
-        } else {
-            Socket::bind(&live.listener, &mut self.passed)?
-        };
-        Ok(Ready {
-            address,
-            live,
-            sockets,
-        })
+    fn prepare(&mut self, lives: Vec<Live>) -> Result<Vec<Ready>, Error> {
+        let addresses: Vec<_> = lives
+            .iter()
+            .map(|live| live.listener.address.clone())
+            .collect();
+        let places: Vec<_> = addresses
+            .iter()
+            .map(|one| Place::of(one, &addresses))
+            .collect();
+        let mut leaving = self.leaving(&places);
+        let mut all = Vec::with_capacity(lives.len());
+        for (live, place) in lives.into_iter().zip(places) {
+            let known = self.running.iter().any(|one| one.place == place);
+            let sockets = if known {
+                Vec::new()
+            } else {
+                Socket::bind(&live.listener, place.family, &mut self.passed, &mut leaving)?
+            };
+            all.push(Ready {
+                place,
+                live,
+                sockets,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Each socket once that no listener at these places goes on with.
+    fn leaving(&self, places: &[Place]) -> Vec<Arc<Socket>> {
+        let goes_on = |one: &&Running| places.contains(&one.place);
+        let kept: Vec<_> = self.running.iter().filter(goes_on).collect();
+        let gone = self.running.iter().filter(|one| !goes_on(one));
+        let gone = gone.flat_map(|one| one.loops.iter().map(|one| Arc::clone(&one.socket)));
+        let mut leaving = Vec::<Arc<Socket>>::new();
+        for socket in gone.chain(self.closing.iter().filter_map(Weak::upgrade)) {
+            let is_kept = kept.iter().any(|one| one.has_socket(&socket));
+            if !is_kept && !leaving.iter().any(|other| Arc::ptr_eq(other, &socket)) {
+                leaving.push(socket);
+            }
+        }
+        leaving
     }
 
     /// Cannot fail: loops of listeners that are gone stop, others go on, new ones start.
@@ -396,7 +525,7 @@ impl Listeners {
         let turns = self.progress();
         let mut old = std::mem::take(&mut self.running);
         for ready in ready {
-            let same = old.iter().position(|one| one.address == ready.address);
+            let same = old.iter().position(|one| one.place == ready.place);
             if let Some(same) = same {
                 let running = old.swap_remove(same);
                 running.door.set_live(ready.live);
@@ -407,8 +536,23 @@ impl Listeners {
             self.running.push(running);
         }
         for gone in old {
+            // Whoever still comes in by a socket that another listener took over is that one's.
+            if let Some(heir) = self.running.iter().find(|one| one.shares_socket(&gone)) {
+                gone.door.follow(&heir.door);
+            }
+            for one in &gone.loops {
+                let socket = Arc::downgrade(&one.socket);
+                if !self.closing.iter().any(|other| other.ptr_eq(&socket)) {
+                    self.closing.push(socket);
+                }
+            }
             gone.tasks.stop();
         }
+        let running = &self.running;
+        self.closing.retain(|socket| {
+            let socket = socket.upgrade();
+            socket.is_some_and(|socket| !running.iter().any(|one| one.has_socket(&socket)))
+        });
     }
 
     /// The slowest loop counts: one that hangs must show.
@@ -420,20 +564,30 @@ impl Listeners {
 }
 
 impl Running {
+    fn has_socket(&self, socket: &Arc<Socket>) -> bool {
+        let mut loops = self.loops.iter();
+        loops.any(|one| Arc::ptr_eq(&one.socket, socket))
+    }
+
+    fn shares_socket(&self, other: &Self) -> bool {
+        let mut loops = other.loops.iter();
+        loops.any(|other| self.has_socket(&other.socket))
+    }
+
     fn start(ready: Ready, shared: &Arc<Shared>, turns: u64) -> Self {
         let door = Arc::new(Door::new(ready.live));
         let tasks = shared.tasks.child();
-        let start = |socket: Socket| {
+        let start = |socket: Arc<Socket>| {
             let turns = Arc::new(AtomicU64::new(turns));
-            let bound = socket.local_addr();
             let (door, shared) = (Arc::clone(&door), Arc::clone(shared));
-            let accept = listen::accept(socket, door, shared, tasks.clone(), Arc::clone(&turns));
+            let accepting = Arc::clone(&socket);
+            let accept = listen::accept(accepting, door, shared, tasks.clone(), Arc::clone(&turns));
             tasks.spawn("accept", accept);
-            AcceptLoop { bound, turns }
+            AcceptLoop { socket, turns }
         };
         let loops = ready.sockets.into_iter().map(start).collect();
         Self {
-            address: ready.address,
+            place: ready.place,
             door: Arc::clone(&door),
             loops,
             tasks,

@@ -4,25 +4,28 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Auth, AuthWithoutTls, Listener, Rules, Tls};
+use super::{Auth, AuthWithoutTls, Contract, Listener, Rules, Tls};
 use crate::{
     mail::ReversePath,
-    smtp::server::{Mechanism, Settings},
+    smtp::server::{Dsn, Mechanism, Settings},
 };
+
+/// Recipients of a message whose client waits: every provider takes so many in one transaction, so
+/// that one reply can speak for all of them.
+const DIRECT_RECIPIENTS_MAX: usize = 100;
 
 /// Whether a peer may connect; a Unix socket's file permissions have decided already.
 pub(super) fn may_connect(allow: &[IpNet], peer: Option<IpAddr>) -> bool {
     allow.is_empty() || peer.is_none_or(|peer| allow.iter().any(|net| net.contains(&peer)))
 }
 
-/// Whether a client may use this reverse-path. A client that the configuration no longer knows may
-/// use none. The null path matches as an empty text, so only `*` lets it through: a stolen device
+/// Whether a client may use this reverse-path. A client that the configuration no longer knows, or
+/// has disabled, may use none. The null path matches as an empty text, so only `*` lets it through: a stolen device
 /// must not get around its patterns by sending as nobody.
 pub(super) fn may_send_as(rules: &Rules, login: Option<&str>, reverse_path: &ReversePath) -> bool {
     let Some(login) = login else { return true };
-    let Some(client) = rules.clients.get(login) else {
-        return false;
-    };
+    let client = rules.clients.get(login).filter(|client| !client.disabled);
+    let Some(client) = client else { return false };
     if client.senders.is_empty() {
         return true;
     }
@@ -45,8 +48,15 @@ pub(super) fn settings(listener: &Listener, rules: &Rules, local: bool) -> Setti
     Settings {
         hostname: rules.hostname.clone(),
         max_message_size: listener.max_message_size,
-        max_recipients: listener.max_recipients,
-        starttls: listener.tls == Tls::Starttls,
+        max_recipients: match listener.delivery {
+            Contract::Direct => listener.max_recipients.min(DIRECT_RECIPIENTS_MAX),
+            Contract::Queue | Contract::Hybrid { .. } => listener.max_recipients,
+        },
+        starttls: matches!(listener.tls, Tls::Starttls | Tls::Auto),
+        dsn: match listener.delivery {
+            Contract::Direct => Dsn::NotOffered,
+            Contract::Queue | Contract::Hybrid { .. } => Dsn::Offered,
+        },
         mechanisms: if auth {
             vec![Mechanism::Plain, Mechanism::Login]
         } else {
@@ -125,9 +135,13 @@ mod tests {
             password_hash: String::new(),
             account: None,
             senders: senders.iter().map(|&sender| sender.to_owned()).collect(),
+            disabled: false,
         };
         rules.clients.insert("any".to_owned(), client(&[]));
         rules.clients.insert("one".to_owned(), client(&["*@a.b"]));
+        let mut disabled = client(&[]);
+        disabled.disabled = true;
+        rules.clients.insert("disabled".to_owned(), disabled);
         let inside = ReversePath::Address(Address::parse("x@a.b").unwrap());
         let outside = ReversePath::Address(Address::parse("x@c.d").unwrap());
         for (login, path, expected) in [
@@ -138,6 +152,7 @@ mod tests {
             (Some("one"), &outside, false),
             (Some("one"), &ReversePath::Null, false),
             (Some("removed"), &inside, false),
+            (Some("disabled"), &inside, false),
         ] {
             assert_eq!(
                 may_send_as(&rules, login, path),

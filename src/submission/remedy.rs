@@ -96,7 +96,14 @@ impl Case<'_> {
     /// Logins.
     fn login(&self) -> Option<(String, Option<String>)> {
         if self.is(&Reply::AUTH_FAILED) || self.is(&Reply::TOO_MANY_LOGINS) {
+            let is_disabled = |login| self.rules.clients.get(login).is_some_and(|c| c.disabled);
             return match self.login {
+                Some(login) if is_disabled(login) => said(
+                    &format!("the client {login} is disabled"),
+                    format!(
+                        "set disabled = false in the [[client]] {login}, or keep the device away"
+                    ),
+                ),
                 Some(login) => said(
                     &format!("wrong password for the client {login}"),
                     format!(
@@ -115,6 +122,11 @@ impl Case<'_> {
                     said("no [[client]] has the user name it gave", remedy)
                 }
             };
+        }
+        if self.is(&Reply::AUTH_LATER) {
+            let remedy = "nobody is let in from there, or by that name, for a while: mend the password in \
+                          the device, then wait some minutes";
+            return said("too many logins failed", remedy.to_owned());
         }
         if self.is(&Reply::NO_AUTH) {
             let remedy = "turn authentication off in the device, or add a [[client]] for it (and auth \

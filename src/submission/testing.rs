@@ -77,6 +77,7 @@ pub(super) fn listener() -> Listener {
         auth: Auth::Optional,
         auth_without_tls: AuthWithoutTls::Loopback,
         allow: Vec::new(),
+        delivery: Contract::Queue,
         line_endings: LineEndings::Strict,
         long_lines: LongLines::Pass,
         hide_client_address: false,
@@ -84,6 +85,7 @@ pub(super) fn listener() -> Listener {
         max_recipients: 100,
         max_connections: 100,
         max_connections_per_client: 100,
+        proxy_protocol_from: Vec::new(),
     }
 }
 
@@ -93,6 +95,7 @@ pub(super) fn rules() -> Rules {
         password_hash: hash_password(&Secret::new("secret")).unwrap(),
         account: None,
         senders: vec!["*@a.example".to_owned()],
+        disabled: false,
     };
     Rules {
         hostname: "relay.example".to_owned(),

@@ -43,6 +43,13 @@ async fn who_is_not_allowed_is_told_and_closed() {
     peer.expect_end().await;
 }
 
+fn listener_at(path: &std::path::Path) -> Listener {
+    Listener {
+        address: Address::Unix(path.to_owned()),
+        ..listener()
+    }
+}
+
 #[tokio::test]
 async fn a_unix_socket_takes_mail_and_goes_with_its_listener() {
     let bench = Bench::new();
@@ -63,6 +70,13 @@ async fn a_unix_socket_takes_mail_and_goes_with_its_listener() {
         matches!(in_use, Err(Error::Bind { .. })),
         "somebody listens there"
     );
+    // Gone and back again, before its loop has ended.
+    for listeners in [vec![], vec![listener_at(&path)]] {
+        submission.reconfigure(listeners, rules()).await.unwrap();
+    }
+    Peer::new(UnixStream::connect(&path).await.unwrap())
+        .expect("220 ")
+        .await;
     drop(submission);
     bench.parts.tasks.stop();
     peer.expect("421 ").await;
@@ -101,8 +115,9 @@ async fn reload_keeps_sockets_and_sessions_and_brings_rules_to_both() {
     connect(address).await.expect("220 new.example").await;
 
     // A listener that cannot start leaves everything as it is.
+    let somebody_else = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut broken = listener();
-    broken.address = Address::Tcp(address);
+    broken.address = Address::Tcp(somebody_else.local_addr().unwrap());
     let taken = submission.reconfigure(vec![broken], rules()).await;
     assert!(matches!(taken, Err(Error::Bind { .. })));
     connect(address).await.expect("220 new.example").await;
@@ -146,4 +161,117 @@ async fn idle_accept_loops_show_that_they_live() {
         assert!(now > seen);
         seen = now;
     }
+}
+
+/// A proxy's connection for this client.
+async fn through_proxy(address: SocketAddr, header: &str) -> Peer<TcpStream> {
+    let mut peer = connect(address).await;
+    peer.send(header).await;
+    peer
+}
+
+fn behind_proxy() -> Listener {
+    Listener {
+        proxy_protocol_from: vec!["127.0.0.1/32".parse().unwrap()],
+        allow: vec!["192.0.2.0/24".parse().unwrap()],
+        max_connections_per_client: 1,
+        ..listener()
+    }
+}
+
+#[tokio::test]
+async fn the_client_that_a_proxy_names_counts_everywhere() {
+    let bench = Bench::new();
+    let submission = start(&bench, vec![behind_proxy()]).await;
+    let address = first(&submission);
+    let header = "PROXY TCP4 192.0.2.7 127.0.0.1 4711 25\r\n";
+    let mut client = through_proxy(address, header).await;
+    client.begin_data().await;
+    client.say("x\r\n.", "250 ").await;
+    let (_, text) = bench.only_message().await;
+    assert!(
+        text.starts_with("Received: from device ([192.0.2.7])\r\n"),
+        "{text}"
+    );
+    // Another machine's client, and so no password in clear.
+    client.say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "538 ").await;
+    // One session for each client, not for the proxy.
+    let mut again = through_proxy(address, header).await;
+    again.expect("421 4.7.0").await;
+    again.expect_end().await;
+    let other = "PROXY TCP4 192.0.2.8 127.0.0.1 4711 25\r\n";
+    through_proxy(address, other).await.expect("220 ").await;
+    // The proxy's own address lets nobody in, nor does its health check.
+    for header in [
+        "PROXY TCP4 198.51.100.1 127.0.0.1 4711 25\r\n",
+        "PROXY TCP4 127.0.0.1 127.0.0.1 4711 25\r\n",
+        "PROXY UNKNOWN\r\n",
+    ] {
+        let mut peer = through_proxy(address, header).await;
+        peer.expect("554 5.7.1").await;
+        peer.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_must_send_its_header_and_others_are_not_believed() {
+    let bench = Bench::new();
+    let mut open = behind_proxy();
+    open.allow.push("127.0.0.0/8".parse().unwrap());
+    let mut unlisted = open.clone();
+    unlisted.proxy_protocol_from = vec!["192.0.2.1/32".parse().unwrap()];
+    let submission = start(&bench, vec![open]).await;
+    let mut peer = through_proxy(first(&submission), "EHLO device\r\n").await;
+    peer.expect_end().await;
+    // A health check comes from the proxy itself.
+    let mut check = through_proxy(first(&submission), "PROXY UNKNOWN\r\n").await;
+    check.expect("220 ").await;
+    let submission = start(&bench, vec![unlisted]).await;
+    let header = "PROXY TCP4 192.0.2.7 127.0.0.1 4711 25\r\n";
+    let mut peer = through_proxy(first(&submission), header).await;
+    peer.expect("220 ").await;
+    peer.expect("500 ").await;
+}
+
+#[tokio::test]
+async fn a_listener_widens_and_narrows_its_address_without_a_pause() {
+    let bench = Bench::new();
+    let submission = start(&bench, vec![listener()]).await;
+    let port = first(&submission).port();
+    let at = |address: &str| Listener {
+        address: Address::Tcp(format!("{address}:{port}").parse().unwrap()),
+        ..listener()
+    };
+    let mut open = connect(first(&submission)).await;
+    open.expect("220 ").await;
+    for addresses in [
+        &["0.0.0.0"][..],
+        &["127.0.0.1"],
+        &["[::]"],
+        &["[::]", "0.0.0.0"],
+        &["127.0.0.1", "[::]"],
+        &["127.0.0.1", "127.0.0.2"],
+        &["0.0.0.0"],
+    ] {
+        let listeners = addresses.iter().map(|address| at(address)).collect();
+        submission.reconfigure(listeners, rules()).await.unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        connect(address).await.expect("220 ").await;
+        open.say("NOOP", "250 ").await;
+    }
+    // Again and again, faster than loops end: nothing piles up beside the three addresses.
+    for n in 0..40 {
+        let listener = at(if n % 2 == 0 { "127.0.0.1" } else { "0.0.0.0" });
+        submission
+            .reconfigure(vec![listener], rules())
+            .await
+            .unwrap();
+        assert!(submission.addresses().len() <= 3);
+        // Those of the seven changes before, at most.
+        assert!(submission.listeners().closing.len() <= 7);
+    }
+    // Only for that moment could the port be shared.
+    let taken = Submission::start(vec![at("127.0.0.1")], rules(), bench.parts.clone()).await;
+    let error = taken.unwrap_err().to_string();
+    assert!(error.contains("ss -ltnp"), "{error}");
 }

@@ -78,7 +78,22 @@ where
         Ok(())
     }
 
-    async fn flush(&mut self, deadline: Instant) -> Result<(), Hangup> {
+    /// Resolves when the client is gone: its connection broke, or it closed without saying anything
+    /// more. One that has pipelined its QUIT and closed its side still reads. Cancel safe.
+    pub(super) async fn gone(&mut self) {
+        while self.input.len() < COMMAND_READ_LEN {
+            self.input.reserve(COMMAND_READ_LEN);
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(0) if self.input.is_empty() => return,
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+        std::future::pending().await
+    }
+
+    pub(super) async fn flush(&mut self, deadline: Instant) -> Result<(), Hangup> {
         if self.output.is_empty() {
             return Ok(());
         }

@@ -15,7 +15,7 @@ pub struct Metrics {
     pub sessions: Counter<u64, AtomicU64>,
     /// Sessions open now.
     pub sessions_open: Gauge<i64, AtomicI64>,
-    /// Messages accepted into the queue.
+    /// Messages accepted (250).
     pub messages_accepted: Counter<u64, AtomicU64>,
     /// Octets of the accepted messages.
     pub message_bytes_accepted: Counter<u64, AtomicU64>,
@@ -64,7 +64,7 @@ impl Metrics {
         Self {
             sessions: metric!("sessions", "Connections accepted by listeners"),
             sessions_open: metric!("sessions_open", "Sessions open now"),
-            messages_accepted: metric!("messages_accepted", "Messages accepted into the queue"),
+            messages_accepted: metric!("messages_accepted", "Messages accepted (250)"),
             message_bytes_accepted: metric!(
                 "message_bytes_accepted",
                 "Octets of the accepted messages"

@@ -12,6 +12,7 @@ mod support;
 
 mod canaille;
 mod clients;
+mod listener;
 mod mtas;
 mod network;
 mod oauth;

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,8 +11,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Checker, positive};
 use crate::{
     admin,
-    config::{field::Listed, file, units::ByteSize},
-    submission::{Address, Auth, AuthWithoutTls, LineEndings, Listener, LongLines, Tls},
+    config::{field::Listed, file, leaf::DeliveryContract, units::ByteSize},
+    submission::{
+        self, Address, Auth, AuthWithoutTls, Contract, LineEndings, Listener, LongLines, Tls,
+    },
 };
 
 /// Where mail is taken unless told otherwise: a port that needs no privilege.
@@ -25,6 +28,10 @@ const MESSAGE_SIZE_LEAST: ByteSize = ByteSize(1 << 10);
 const RECIPIENTS_MAX: usize = 500;
 /// A session costs some tens of KiB.
 const CONNECTIONS_MAX: usize = 1000;
+/// Long enough for a provider on a good day, short enough for a device that waits 30 s.
+const HYBRID_WAIT: Duration = Duration::from_secs(8);
+/// Half of what a client must wait (RFC 5321 §4.5.3.2.6).
+const HYBRID_WAIT_MAX: Duration = Duration::from_secs(5 * 60);
 /// One runaway client must leave room for the others.
 const CONNECTIONS_PER_CLIENT_MAX: usize = 50;
 
@@ -109,6 +116,7 @@ impl Checker<'_> {
                 .copied()
                 .unwrap_or(default.auth_without_tls),
             allow: Vec::new(),
+            delivery: Contract::Queue,
             line_endings: section
                 .line_endings
                 .copied()
@@ -127,6 +135,7 @@ impl Checker<'_> {
                 CONNECTIONS_PER_CLIENT_MAX,
                 report,
             ),
+            proxy_protocol_from: section.proxy_protocol_from.copied().unwrap_or_default(),
         };
         if listener.max_message_size < MESSAGE_SIZE_LEAST.0 {
             let what = "is too small for any message";
@@ -135,7 +144,9 @@ impl Checker<'_> {
                 .refuse(report, what, "use \"35MiB\"");
         }
         self.passwords_in_clear(section, &listener);
+        self.proxies(section, &listener);
         Listener {
+            delivery: self.contract(section, listener.max_message_size),
             certificate: self.certificate(section, listener.tls),
             allow: self.allow(section, &listener),
             ..listener
@@ -169,9 +180,15 @@ impl Checker<'_> {
     fn allow(&mut self, section: &file::Listener, listener: &Listener) -> Vec<IpNet> {
         let given = section.allow.copied();
         let is_beyond = match &listener.address {
+            // A proxy brings clients from anywhere, whatever it connects to.
+            Address::Tcp(_) if !listener.proxy_protocol_from.is_empty() => true,
             Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
             // Whatever systemd listens on, only loopback is let in unless a list says otherwise.
-            Address::Systemd(_) => given.is_some() || listener.auth == Auth::Required,
+            Address::Systemd(_) => {
+                given.is_some()
+                    || listener.auth == Auth::Required
+                    || !listener.proxy_protocol_from.is_empty()
+            }
             Address::Unix(_) => return Vec::new(),
         };
         let needs_list = is_beyond && listener.auth != Auth::Required;
@@ -204,16 +221,68 @@ impl Checker<'_> {
         }
     }
 
+    /// What a 250 promises; keys that another contract has are refused.
+    fn contract(&mut self, section: &file::Listener, max_message_size: u64) -> Contract {
+        let wait = &section.hybrid_wait;
+        let report = &mut self.report;
+        let given = section.delivery.copied().unwrap_or(DeliveryContract::Queue);
+        let is_meant = wait.get().is_some_and(|wait| *wait != HYBRID_WAIT);
+        if given != DeliveryContract::Hybrid && is_meant {
+            let what = "has no effect without delivery = \"hybrid\"";
+            wait.refuse(report, what, "set that as well, or take it out");
+        }
+        match given {
+            DeliveryContract::Queue => Contract::Queue,
+            DeliveryContract::Direct => {
+                if max_message_size > submission::DIRECT_MESSAGE_LEN_MAX {
+                    let what =
+                        "is too much for delivery = \"direct\", which keeps messages in memory";
+                    let remedy = "use at most \"48MiB\", or delivery = \"hybrid\"";
+                    section.max_message_size.refuse(report, what, remedy);
+                }
+                Contract::Direct
+            }
+            DeliveryContract::Hybrid => {
+                let given = wait.copied().unwrap_or(HYBRID_WAIT);
+                if given.is_zero() || given > HYBRID_WAIT_MAX {
+                    let what = "is no time that a client waits";
+                    let remedy = "use \"1s\" to \"5m\" (devices give up after 30 s), or delivery = \"queue\"";
+                    wait.refuse(report, what, remedy);
+                }
+                Contract::Hybrid { wait: given }
+            }
+        }
+    }
+
+    /// Whoever may tell addresses passes every `allow` list.
+    fn proxies(&mut self, section: &file::Listener, listener: &Listener) {
+        let field = &section.proxy_protocol_from;
+        let report = &mut self.report;
+        if matches!(listener.address, Address::Unix(_)) && !listener.proxy_protocol_from.is_empty()
+        {
+            let what = "has no effect on a Unix socket";
+            field.refuse(report, what, "let the proxy connect by TCP, or take it out");
+        }
+        let is_host = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let mut wide = listener.proxy_protocol_from.iter();
+        if let Some(net) = wide.find(|net| !is_private(net) && !is_host(net)) {
+            let what =
+                format!("{net} covers public addresses: anyone there could claim any address");
+            field.refuse(report, what, "list each proxy's own address");
+        }
+    }
+
     /// A login that can never succeed is refused; one that crosses a network in clear is remarked.
     fn passwords_in_clear(&mut self, section: &file::Listener, listener: &Listener) {
         let Address::Tcp(address) = &listener.address else {
             return;
         };
-        let is_beyond = !address.ip().to_canonical().is_loopback();
+        let is_beyond =
+            !address.ip().to_canonical().is_loopback() || !listener.proxy_protocol_from.is_empty();
         let report = &mut self.report;
         match (listener.tls, listener.auth, listener.auth_without_tls) {
             (
-                Tls::Starttls | Tls::Implicit,
+                Tls::Starttls | Tls::Implicit | Tls::Auto,
                 _,
                 AuthWithoutTls::Never | AuthWithoutTls::Loopback,
             )
@@ -231,7 +300,7 @@ impl Checker<'_> {
                 section.auth.refuse(report, what, remedy);
             }
             (
-                Tls::None | Tls::Starttls,
+                Tls::None | Tls::Starttls | Tls::Auto,
                 Auth::Optional | Auth::Required,
                 AuthWithoutTls::Always,
             ) if is_beyond => {
@@ -240,7 +309,7 @@ impl Checker<'_> {
                     listener.name
                 ));
             }
-            (Tls::None | Tls::Starttls, Auth::Optional | Auth::Required, _) => {}
+            (Tls::None | Tls::Starttls | Tls::Auto, Auth::Optional | Auth::Required, _) => {}
         }
     }
 
@@ -267,6 +336,7 @@ fn default_listener() -> Listener {
         auth: Auth::Optional,
         auth_without_tls: AuthWithoutTls::Loopback,
         allow: loopback(),
+        delivery: Contract::Queue,
         line_endings: LineEndings::Strict,
         long_lines: LongLines::Pass,
         hide_client_address: false,
@@ -274,6 +344,7 @@ fn default_listener() -> Listener {
         max_recipients: RECIPIENTS_MAX,
         max_connections: CONNECTIONS_MAX,
         max_connections_per_client: CONNECTIONS_PER_CLIENT_MAX,
+        proxy_protocol_from: Vec::new(),
     }
 }
 

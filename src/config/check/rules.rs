@@ -33,6 +33,7 @@ impl Checker<'_> {
                 password_hash: self.password_hash(section),
                 account: section.account.get().map(|name| AccountName::new(name)),
                 senders: section.senders.copied().unwrap_or_default(),
+                disabled: section.disabled.copied().unwrap_or(false),
             };
             let Some(name) = name else { continue };
             if name.len() > NAME_LEN_MAX {

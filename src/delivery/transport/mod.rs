@@ -179,6 +179,8 @@ pub struct Job<'a> {
     pub message: &'a Message,
     /// What stands in front of them instead of their own header section.
     pub head: Option<&'a Head>,
+    /// Whether nobody is to get it when one recipient is refused.
+    pub all_or_none: bool,
 }
 
 impl Job<'_> {

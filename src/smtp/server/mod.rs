@@ -14,14 +14,14 @@ mod step;
 use std::{fmt::Write as _, sync::Arc};
 
 use command::Command;
-pub use step::{Answer, Credentials, Mechanism, Question, Settings, Step};
+pub use step::{Answer, Credentials, Dsn, Mechanism, Question, Settings, Step};
 
 use super::{
     line::{self, Fault},
     replies::Reply,
     sasl::server::{self as sasl, Exchange, Turn},
 };
-use crate::mail::{Envelope, Recipient};
+use crate::mail::{Envelope, Notify, Recipient};
 
 /// One SMTP session.
 #[derive(Debug)]
@@ -227,7 +227,11 @@ impl Session {
         if self.auth_possible() {
             self.offer_mechanisms(&mut text);
         }
-        text.push_str("250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n");
+        text.push_str("250-8BITMIME\r\n250-SMTPUTF8\r\n");
+        if self.settings.dsn == Dsn::Offered {
+            text.push_str("250-DSN\r\n");
+        }
+        text.push_str("250 ENHANCEDSTATUSCODES\r\n");
         self.idle(Reply(text.into()))
     }
 
@@ -274,6 +278,10 @@ impl Session {
             Ok(parsed) => parsed,
             Err(reply) => return self.refuse(reply),
         };
+        let no_dsn = self.settings.dsn == Dsn::NotOffered;
+        if no_dsn && (envelope.ret.is_some() || envelope.envid.is_some()) {
+            return self.refuse(Reply::UNKNOWN_PARAMETER);
+        }
         if size.is_some_and(|size| size > self.settings.max_message_size) {
             return self.idle(Reply::TOO_BIG);
         }
@@ -291,6 +299,10 @@ impl Session {
             Ok(recipient) => recipient,
             Err(reply) => return self.refuse(reply),
         };
+        let wants_report = recipient.notify != Notify::Unspecified || recipient.orcpt.is_some();
+        if wants_report && self.settings.dsn == Dsn::NotOffered {
+            return self.refuse(Reply::UNKNOWN_PARAMETER);
+        }
         // Not an error of the client: it sends the rest in another transaction (RFC 5321 §4.5.3.1.10).
         if transaction.recipients.len() >= self.settings.max_recipients {
             self.overshoot = self.overshoot.saturating_add(1);

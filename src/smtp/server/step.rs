@@ -23,8 +23,19 @@ pub struct Settings {
     pub auth_required: bool,
     /// Whether credentials may be sent without TLS from this peer (else 538 5.7.11).
     pub auth_without_tls: bool,
+    /// Whether reports can be asked for.
+    pub dsn: Dsn,
     /// Domain given to addresses without one (`root`, `postmaster`).
     pub qualify_domain: String,
+}
+
+/// Whether delivery reports can be asked for (RFC 3461).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dsn {
+    /// DSN stands in the EHLO reply.
+    Offered,
+    /// Its parameters get 555: a client that waits for the outcome is told it, and nobody else is.
+    NotOffered,
 }
 
 /// A SASL mechanism of the server side.

@@ -57,6 +57,11 @@ impl Peer {
                 .map_or_else(Vec::new, |list| list.split(',').map(mechanism).collect()),
             auth_required: on("auth_required"),
             auth_without_tls: !on("auth_needs_tls"),
+            dsn: if on("no_dsn") {
+                Dsn::NotOffered
+            } else {
+                Dsn::Offered
+            },
             qualify_domain: "relay.example".to_owned(),
         };
         let normalize = on("normalize");
@@ -184,7 +189,7 @@ fn describe(session: &Session) -> String {
     );
     for recipient in &envelope.recipients {
         write!(text, " <{}>", recipient.address).unwrap();
-        if recipient.notify != crate::mail::Notify::Unspecified {
+        if recipient.notify != Notify::Unspecified {
             write!(text, " {:?}", recipient.notify).unwrap();
         }
         if let Some(orcpt) = &recipient.orcpt {

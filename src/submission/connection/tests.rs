@@ -1,13 +1,14 @@
 use std::sync::{Mutex, atomic::AtomicU64};
 
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::submission::{
     Auth, AuthWithoutTls, Listener,
     door::{Live, Peer, Shared},
+    intake::Room,
     limits::Limits,
     login::Logins,
     seen::Seen,
@@ -15,30 +16,44 @@ use crate::submission::{
 };
 
 /// A session of `listener` on a stream in memory, and its client.
-fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
-    session_under(bench, listener, rules())
+pub(super) fn session(bench: &Bench, listener: Listener) -> Client<DuplexStream> {
+    session_of(&shared(bench), listener)
 }
 
 fn session_under(bench: &Bench, listener: Listener, rules: Rules) -> Client<DuplexStream> {
-    let rules = Arc::new(rules);
-    let live = Arc::new(Live::new(listener, &rules).unwrap());
+    let shared = shared(bench);
+    *shared.rules.lock().unwrap() = Arc::new(rules);
+    session_of(&shared, listener)
+}
+
+/// What sessions share; room for messages in memory as for two or three of the largest.
+pub(super) fn shared(bench: &Bench) -> Arc<Shared> {
     let parts = bench.parts.clone();
-    let shared = Arc::new(Shared {
+    Arc::new(Shared {
         queue: parts.queue,
         clock: parts.clock,
         tasks: parts.tasks,
         metrics: parts.metrics,
-        rules: Mutex::new(rules),
+        rules: Mutex::new(Arc::new(rules())),
         logins: Logins::new(),
         deadlines: Deadlines::default(),
         seen: Seen::default(),
+        room: Room::new(ROOM),
         sessions: AtomicU64::new(0),
-    });
+    })
+}
+
+const ROOM: usize = 3 * 1024 * 1024;
+
+pub(super) fn session_of(shared: &Arc<Shared>, listener: Listener) -> Client<DuplexStream> {
+    let live = Arc::new(Live::new(listener, &shared.rules()).unwrap());
     let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
-    let peer = Peer(Some("127.0.0.1:4711".parse().unwrap()));
-    let context = Context::new(shared, live, peer, permit);
+    let peer = Peer::direct(Some("127.0.0.1:4711".parse().unwrap()));
+    let context = Context::new(Arc::clone(shared), live, peer, permit);
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    bench.parts.tasks.spawn("session", serve(ours, context));
+    shared
+        .tasks
+        .spawn("session", serve(Begun::new(ours), context));
     Client::new(theirs)
 }
 
@@ -276,10 +291,7 @@ async fn a_client_that_ignores_the_size_limit_is_cut_off() {
     let write = async {
         let line = vec![b'x'; 64 * 1024];
         let mut sent = 0;
-        while tokio::io::AsyncWriteExt::write_all(&mut writer, &line)
-            .await
-            .is_ok()
-        {
+        while writer.write_all(&line).await.is_ok() {
             sent += line.len();
             assert!(sent < 16 * 1024 * 1024, "reads without bound");
         }
@@ -322,6 +334,64 @@ async fn a_login_decides_who_may_send_as_whom() {
     );
 }
 
+async fn under_tls(
+    stream: DuplexStream,
+    roots: rustls::RootCertStore,
+) -> tokio_rustls::client::TlsStream<DuplexStream> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_first_octet_decides_whether_a_client_speaks_tls() {
+    let bench = Bench::new();
+    let (files, roots) = certificate(bench.folder.path());
+    let mut auto = listener();
+    (auto.tls, auto.certificate) = (Tls::Auto, Some(files));
+    auto.auth_without_tls = AuthWithoutTls::Never;
+    // TLS at once.
+    let stream = under_tls(session(&bench, auto.clone()).stream, roots.clone()).await;
+    let mut client = Client::new(stream);
+    client.expect("220 ").await;
+    let list = client.say("EHLO a", "250-").await;
+    assert!(
+        !list.contains("STARTTLS") && list.contains("AUTH PLAIN"),
+        "{list}"
+    );
+    client.say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "235 ").await;
+    // One that waits to be greeted, and asks for TLS then.
+    time::pause();
+    let mut client = session(&bench, auto.clone());
+    client.expect("220 ").await;
+    let list = client.say("EHLO a", "250-").await;
+    assert!(
+        list.contains("STARTTLS") && !list.contains("AUTH"),
+        "{list}"
+    );
+    client.say("STARTTLS", "220 2.0.0").await;
+    time::resume();
+    let mut client = Client::new(under_tls(client.stream, roots).await);
+    client.say("EHLO a", "250-").await;
+    // One that does not wait.
+    let mut client = session(&bench, auto.clone());
+    client.send("EHLO a\r\n").await;
+    client.expect("220 ").await;
+    client.expect("250-").await;
+    // One that is gone, and one whose handshake never ends.
+    drop(session(&bench, auto.clone()));
+    let mut silent = session(&bench, auto);
+    silent.send([0x16]).await;
+    time::pause();
+    silent.expect_end().await;
+}
+
 #[tokio::test]
 async fn starttls_forgets_the_session_and_takes_the_login() {
     let bench = Bench::new();
@@ -340,17 +410,8 @@ async fn starttls_forgets_the_session_and_takes_the_login() {
         .say("AUTH PLAIN AHByaW50ZXIAc2VjcmV0", "538 5.7.11")
         .await;
     client.say("STARTTLS", "220 2.0.0").await;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, client.stream)
-        .await;
-    let mut client = Client::new(stream.unwrap());
+    let stream = under_tls(client.stream, roots).await;
+    let mut client = Client::new(stream);
     client.say("MAIL FROM:<root@a.example>", "503 ").await;
     let list = client.say("EHLO a", "250-").await;
     assert!(
@@ -423,6 +484,60 @@ async fn silence_and_slowness_have_an_end() {
     assert_eq!(bench.queued().await, 0);
 }
 
+/// What a client reads that sends an octet every ten seconds until its session ends.
+async fn trickled(stream: DuplexStream) -> String {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut said = Vec::new();
+    let read = reader.read_to_end(&mut said);
+    let write = async {
+        while writer.write_all(&[3]).await.is_ok() {
+            time::sleep(Duration::from_secs(10)).await;
+        }
+    };
+    let (read, ()) = tokio::join!(read, write);
+    read.unwrap();
+    String::from_utf8(said).unwrap()
+}
+
+/// An octet every ten seconds buys nobody time: each phase has one deadline.
+#[tokio::test]
+async fn whatever_trickles_in_each_phase_ends() {
+    let bench = Bench::new();
+    let (files, _) = certificate(bench.folder.path());
+    let mut implicit = listener();
+    (implicit.tls, implicit.certificate) = (Tls::Implicit, Some(files));
+    let deadlines = Deadlines::default();
+    for (phase, limit, last) in [
+        ("command", deadlines.command, "421 4.4.2"),
+        ("data", deadlines.data_block, "421 4.4.2"),
+        // In clear nothing can be said to it.
+        ("handshake", deadlines.handshake, ""),
+    ] {
+        let listener = if phase == "handshake" {
+            implicit.clone()
+        } else {
+            listener()
+        };
+        let mut client = session(&bench, listener);
+        match phase {
+            "command" => drop(client.expect("220 ").await),
+            "data" => client.begin_data().await,
+            _ => client.send([0x16]).await,
+        }
+        time::pause();
+        let began = Instant::now();
+        let said = trickled(client.stream).await;
+        assert!(
+            said.starts_with(last) && said.is_empty() == last.is_empty(),
+            "{said}"
+        );
+        // On the clock of the test, which stands still between deadlines.
+        let took = began.elapsed();
+        assert!(took < limit + Duration::from_secs(60), "{phase}: {took:?}");
+        time::resume();
+    }
+}
+
 #[tokio::test]
 async fn overlong_lines_do_not_grow_the_buffer() {
     let bench = Bench::new();
@@ -452,9 +567,9 @@ async fn sessions_of_all_kinds_end_and_queue_what_they_say() {
         let (mut reader, mut writer) = tokio::io::split(client.stream);
         let write = async {
             // One that was closed early writes no more.
-            let written = tokio::io::AsyncWriteExt::write_all(&mut writer, &seed[2..]).await;
+            let written = AsyncWriteExt::write_all(&mut writer, &seed[2..]).await;
             written.unwrap_or_default();
-            let ended = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+            let ended = AsyncWriteExt::shutdown(&mut writer).await;
             ended.unwrap_or_default();
         };
         let mut text = String::new();
@@ -471,23 +586,12 @@ async fn sessions_of_all_kinds_end_and_queue_what_they_say() {
 #[tokio::test]
 async fn an_idle_session_is_small() {
     let bench = Bench::new();
-    let live = Arc::new(Live::new(listener(), &rules()).unwrap());
-    let parts = bench.parts.clone();
-    let shared = Arc::new(Shared {
-        queue: parts.queue,
-        clock: parts.clock,
-        tasks: parts.tasks,
-        metrics: parts.metrics,
-        rules: Mutex::new(Arc::new(rules())),
-        logins: Logins::new(),
-        deadlines: Deadlines::default(),
-        seen: Seen::default(),
-        sessions: AtomicU64::new(0),
-    });
+    let shared = shared(&bench);
+    let live = Arc::new(Live::new(listener(), &shared.rules()).unwrap());
     let permit = Arc::new(Limits::default()).admit(None, 1, 1).unwrap();
-    let context = Context::new(shared, live, Peer(None), permit);
+    let context = Context::new(shared, live, Peer::direct(None), permit);
     let (ours, _theirs) = tokio::io::duplex(64);
-    let future = serve(ours, context);
+    let future = serve(Begun::new(ours), context);
     let size = size_of_val(&future);
     assert!(size < 8 * 1024, "{size} octets before any buffer");
 }

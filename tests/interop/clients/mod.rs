@@ -220,7 +220,7 @@ pub(crate) fn run(command: &Command, input: &[u8]) {
 }
 
 /// The hash our own verb makes of the password.
-fn hash(site: &Site) -> String {
+pub(crate) fn hash(site: &Site) -> String {
     let mut child = Command::new(crate::support::relay::BINARY)
         .arg("hash-password")
         .stdin(Stdio::piped())

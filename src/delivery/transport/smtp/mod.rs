@@ -131,6 +131,11 @@ impl Connection {
         if !replies.mail.is_positive() {
             return Ok(same(job.recipients.len(), Phase::Mail, &replies.mail));
         }
+        if let Some(reply) = refusal_of_all(job, &replies.rcpts) {
+            // The server waits for data that must not come; an empty message would be one.
+            self.broken |= wants_data && accepted > 0;
+            return Ok(same(job.recipients.len(), Phase::Rcpt, reply));
+        }
         let decided = match replies.data {
             _ if accepted == 0 => None,
             Some(reply) if reply.code == START_INPUT => {
@@ -514,6 +519,13 @@ fn mail_command<'a>(job: &'a Job<'_>) -> Mail<'a> {
 
 fn same(recipients: usize, phase: Phase, reply: &Reply) -> Answers {
     vec![(phase, reply.clone()); recipients]
+}
+
+/// The refusal of one recipient that keeps the message from all; one for good before others.
+fn refusal_of_all<'a>(job: &Job<'_>, rcpts: &'a [Reply]) -> Option<&'a Reply> {
+    let mut refused = rcpts.iter().filter(|reply| !reply.is_positive());
+    let first = refused.clone().next().filter(|_| job.all_or_none)?;
+    Some(refused.find(|reply| reply.is_permanent()).unwrap_or(first))
 }
 
 fn body_failure(cause: Cause) -> Failure {

@@ -137,6 +137,7 @@ impl Draft {
             envid: None,
             message: &self.message,
             head: None,
+            all_or_none: false,
         }
     }
 
