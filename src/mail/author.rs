@@ -61,7 +61,7 @@ pub fn replace(
 }
 
 /// Name and lines of each field. A line without a name belongs to what is before it.
-fn fields(section: &[u8]) -> Vec<(&[u8], &[u8])> {
+pub(super) fn fields(section: &[u8]) -> Vec<(&[u8], &[u8])> {
     let mut starts = vec![0];
     let ends = memchr::memchr_iter(b'\n', section).map(|at| at + 1);
     starts.extend(ends.filter(|at| !matches!(section.get(*at), None | Some(b' ' | b'\t'))));
@@ -77,7 +77,7 @@ fn fields(section: &[u8]) -> Vec<(&[u8], &[u8])> {
 }
 
 /// What follows the colon, line ends included.
-fn value_of(line: &[u8]) -> &[u8] {
+pub(super) fn value_of(line: &[u8]) -> &[u8] {
     let colon = memchr::memchr(b':', line).map_or(line.len(), |at| at + 1);
     line.get(colon..).unwrap_or_default()
 }
@@ -176,13 +176,13 @@ impl Author {
 
 /// The length of what begins with an opening octet at `at`, up to and with its closing one, or to the
 /// end where there is none.
-fn quoted(value: &[u8], at: usize, open: u8, close: u8) -> usize {
+pub(super) fn quoted(value: &[u8], at: usize, open: u8, close: u8) -> usize {
     closed(value, at, open, close).unwrap_or(value.len() - at)
 }
 
 /// As [`quoted`]; `None`: it is never closed. Comments nest, a backslash takes the next octet along
 /// (RFC 5322 §3.2.2, §3.2.4).
-fn closed(value: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
+pub(super) fn closed(value: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
     let mut depth = 0_usize;
     let mut here = at;
     while let Some(octet) = value.get(here) {
@@ -204,7 +204,7 @@ fn closed(value: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
 }
 
 /// `range` without white space at its ends; `None`: nothing is left.
-fn trimmed(value: &[u8], range: Range<usize>) -> Option<Range<usize>> {
+pub(super) fn trimmed(value: &[u8], range: Range<usize>) -> Option<Range<usize>> {
     let part = value.get(range.clone())?;
     let front = part.len() - part.trim_ascii_start().len();
     let len = part.trim_ascii().len();
@@ -220,7 +220,7 @@ fn without_route(value: &[u8], range: Range<usize>) -> Range<usize> {
 
 /// Whether raw octets may stand as a display name (RFC 5322 §3.2.5), with the dots and 8-bit
 /// characters that programs write in it.
-fn is_phrase(name: &[u8]) -> bool {
+pub(super) fn is_phrase(name: &[u8]) -> bool {
     let mut at = 0;
     while let Some(octet) = name.get(at) {
         let len = match octet {
