@@ -16,6 +16,7 @@ PACKAGES=(
     tinyproxy-bin iproute2                                  # between us and the provider
     postfix swaks msmtp curl php-cli libphp-phpmailer python3 # senders
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
+    python3-venv                                            # Google's client library
     strace util-linux bsdutils mount e2fsprogs                       # faults
     systemd                                                 # socket activation, hardening of the unit
 )
@@ -73,6 +74,12 @@ if [ "${node_major:-0}" -lt "$NODE_MAJOR_MIN" ]; then
     node --version
 fi
 npm ci --silent --ignore-scripts --no-audit --no-fund || die "npm could not install package-lock.json"
+
+say "Python packages"
+python=target/tools/python
+[ -x "$python/bin/pip" ] || python3 -m venv "$python" || die "python3 -m venv failed: install the package python3-venv"
+"$python/bin/pip" install --quiet --disable-pip-version-check -r tests/interop/apis/requirements.txt \
+    || die "pip could not install tests/interop/apis/requirements.txt"
 
 say "Test runner"
 command -v cargo >/dev/null || die "cargo is missing: install Rust, https://rustup.rs"
