@@ -30,11 +30,10 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
     }
 }
 
-const SMTP: &str = "use \"smtp\"";
 const QUEUE: &str = "use \"queue\"";
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 13] = [
+const TABLE: [Unbuilt; 10] = [
     row(
         "store.url",
         Which::Begins("postgres"),
@@ -52,9 +51,6 @@ const TABLE: [Unbuilt; 13] = [
         Which::Any,
         "leave it out, and allow the proxy's address",
     ),
-    row("account.*.transport", Which::Is("graph"), SMTP),
-    row("account.*.transport", Which::Is("gmail"), SMTP),
-    row("account.*.transport", Which::Is("auto"), SMTP),
     row(
         "console.password_hash",
         Which::Any,

@@ -86,7 +86,7 @@ impl Lane {
                 plan
             }
         };
-        let reports_itself = live.connection.capabilities().dsn();
+        let reports_itself = live.connection.reports_itself();
         let barrier = self.after_transaction(&plan, live).await;
         let settlement = self.settlement(&lease, plan, reports_itself, started).await;
         drop(ticket);
@@ -108,7 +108,7 @@ impl Lane {
         let head = guise.head.as_ref();
         let mut fresh = false;
         loop {
-            let mut live = self.connection(fresh).await?;
+            let mut live = self.link(lease.message.size, fresh).await?;
             let mut sender = path;
             if let Some(mailbox) = mailbox
                 && self.state().null_sender_refused
@@ -116,6 +116,12 @@ impl Lane {
                 sender = mailbox;
             }
             let mut result = say(&mut live, lease, tried, (sender, head)).await;
+            match &result {
+                // An API says yes or no to the account and to the message in one answer.
+                Err(failure) if failure.phase.is_login() => return Err(self.trouble(failure)),
+                Ok(answers) if self.token_again(&live, answers).await? => continue,
+                Ok(_) | Err(_) => {}
+            }
             if !fresh && (broke_early(&result) || live.reused && was_closed(&result)) {
                 fresh = true;
                 continue;
@@ -197,7 +203,7 @@ impl Lane {
                 event = "possible_duplicate",
                 queue_id = %entry.id,
                 account = %self.account.name,
-                smarthost = %self.account.smtp.host,
+                smarthost = %self.smarthost(),
                 error = %chain(failure),
             );
         }
@@ -315,7 +321,7 @@ impl Lane {
     /// One event a fact.
     fn tell_outcomes(&self, entry: &Entry, plan: &Plan, next: &queue::Next, started: Instant) {
         let elapsed_ms = millis(started.elapsed());
-        let (account, smarthost) = (&self.account.name, &self.account.smtp.host);
+        let (account, smarthost) = (&self.account.name, self.smarthost());
         let (queue_id, attempt) = (entry.id, entry.attempts + 1);
         let last_reply = |wanted: RecipientState| -> Option<(usize, Option<&Reply>)> {
             let mut matching = plan
@@ -376,6 +382,7 @@ async fn say(
         .iter()
         .filter_map(|index| entry.recipients.get(*index));
     let job = Job {
+        id: entry.id,
         sender,
         recipients: recipients.map(|r| &r.recipient).collect(),
         body: entry.body,

@@ -22,12 +22,14 @@ use super::{
     Account, Auth, BounceTo, Inner, LaneStatus, OnUncertain, Parts,
     gate::{Gate, Pass},
     limits::Pace,
+    over::Over,
     plan,
     pool::Pool,
+    transport::Link,
 };
 use crate::{
     net::{tasks::Tasks, tls::client::Connectors},
-    oauth::{Diagnosis, Service},
+    oauth::Diagnosis,
     queue::Lease,
 };
 
@@ -57,6 +59,8 @@ pub(crate) struct Lane {
     /// A transaction is over.
     slot: Notify,
     pub(crate) pool: Pool,
+    /// By which way mail goes.
+    pub(crate) over: Over,
     /// One AUTH at a time: bad credentials are shown to the provider once, not once a connection.
     pub(crate) sign_in: Semaphore,
     /// Cancelled when the last worker has ended after a stop.
@@ -113,6 +117,7 @@ impl Lane {
             changed: watch::Sender::new(0),
             slot: Notify::new(),
             pool: Pool::default(),
+            over: Over::default(),
             sign_in: Semaphore::new(1),
             drained: CancellationToken::new(),
             account,
@@ -165,6 +170,7 @@ impl Lane {
             held: state.gate.held().cloned(),
             paused_until,
             last_delivery_at: state.last_delivery_at,
+            switched: self.over.switched(),
         }
     }
 
@@ -181,7 +187,7 @@ impl Lane {
     }
 
     /// Says goodbye on connections nobody needs.
-    pub(crate) fn part_with(&self, connections: Vec<super::transport::smtp::Connection>) {
+    pub(crate) fn part_with(&self, connections: Vec<Link>) {
         if !connections.is_empty() {
             self.tasks.spawn("quit", async move {
                 for connection in connections {
@@ -203,7 +209,7 @@ impl Lane {
             tracing::warn!(
                 event = "held",
                 account = %self.account.name,
-                smarthost = %self.account.smtp.host,
+                smarthost = %self.smarthost(),
                 reason = %diagnosis.reason,
                 remedy = %diagnosis.remedy,
             );
@@ -456,7 +462,7 @@ impl Lane {
     async fn new_token(&self, generation: u64) {
         self.parts
             .oauth
-            .changed(&self.account.name, Service::Smtp, generation)
+            .changed(&self.account.name, self.service(), generation)
             .await;
         let earliest = self.state().tried_at.map(|at| at + TOKEN_TRY_EVERY);
         if let Some(earliest) = earliest {
@@ -469,7 +475,7 @@ impl Lane {
     pub(crate) fn wants_token(&self) -> bool {
         match self.account.smtp.auth {
             Auth::Xoauth2 { .. } | Auth::OauthBearer { .. } => true,
-            Auth::Password { .. } | Auth::None => false,
+            Auth::Password { .. } | Auth::None => self.api().is_some(),
         }
     }
 

@@ -6,9 +6,11 @@
 mod attempt;
 mod bounce;
 mod doctor;
+mod examine_api;
 mod gate;
 mod lane;
 mod limits;
+mod over;
 mod plan;
 mod pool;
 mod probe;
@@ -32,13 +34,13 @@ use jiff::Timestamp;
 use self::lane::{Common, Lane};
 pub use self::{
     sender::{Rewrite, SenderRule},
-    transport::{Answers, Cause, Failure, Head, Job, Phase},
+    transport::{Answers, Api, Cause, Failure, Head, Job, Phase},
 };
 use crate::{
     clock::Clock,
     mail::{AccountName, Address, QueueId},
     net::tasks::Tasks,
-    oauth::{Diagnosis, Kind, Oauth},
+    oauth::{Diagnosis, Kind, Oauth, Service},
     queue::{Queue, Settlement},
     secret::Secret,
     telemetry::Metrics,
@@ -90,7 +92,9 @@ pub struct Account {
     pub mailbox: String,
     /// Which rows of the verdict table apply.
     pub kind: Kind,
-    /// The smarthost.
+    /// By which way its mail goes.
+    pub transport: Transport,
+    /// The smarthost. Where mail goes by an API alone it is never spoken to.
     pub smtp: Smarthost,
     /// Pace.
     pub limits: Limits,
@@ -98,6 +102,17 @@ pub struct Account {
     pub sender: SenderRule,
     /// The account that sends its mail while it is on hold or over its daily limit.
     pub fallback: Option<AccountName>,
+}
+
+/// By which way an account's mail goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Transport {
+    /// SMTP submission.
+    Smtp,
+    /// An API.
+    Api(Api),
+    /// SMTP, and the API while SMTP is switched off at the provider.
+    Auto(Api),
 }
 
 /// The upstream submission server of an account.
@@ -170,6 +185,19 @@ pub struct LaneStatus {
     pub paused_until: Option<Timestamp>,
     /// When a message last went out.
     pub last_delivery_at: Option<Timestamp>,
+    /// Mail goes by the API although SMTP comes first.
+    pub switched: Option<Switched>,
+}
+
+/// Why mail goes by another way than the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switched {
+    /// What carries it now.
+    pub to: Service,
+    /// Since when.
+    pub since: Timestamp,
+    /// What the first way says.
+    pub diagnosis: Diagnosis,
 }
 
 /// One step of a test message, told as it happens.
@@ -324,8 +352,8 @@ impl Delivery {
                 elapsed_ms: 0,
             }];
         };
-        let id = self.inner.parts.queue.next_id().to_string();
-        lane.probe(&to, &id).await
+        let id = self.inner.parts.queue.next_id();
+        lane.probe(&to, id).await
     }
 
     /// Looks at each step of an account's way but the message, and names the switch that is off. The

@@ -51,7 +51,7 @@ impl Journal {
         self.record(step, true, detail);
     }
 
-    pub(super) fn reply(&mut self, step: &str, reply: &Reply) {
+    pub(crate) fn reply(&mut self, step: &str, reply: &Reply) {
         self.record(step, reply.is_positive(), || reply.to_string());
     }
 
