@@ -89,13 +89,16 @@ fi
 npm ci --silent --ignore-scripts --no-audit --no-fund || die "npm could not install package-lock.json"
 
 say "Python packages"
-wanted=tests/interop/rig/requirements.txt
-if ! cmp -s "$wanted" target/tools/python/requirements.txt; then
-    python3 -m venv --clear target/tools/python || die "python3 -m venv: install the package python3-venv"
-    target/tools/python/bin/pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-        --requirement "$wanted" || die "pip could not install $wanted"
-    cp "$wanted" target/tools/python/requirements.txt
-fi
+for part in rig apis; do
+    wanted=tests/interop/$part/requirements.txt
+    python=target/tools/python-$part
+    if ! cmp -s "$wanted" "$python/requirements.txt"; then
+        python3 -m venv --clear "$python" || die "python3 -m venv: install the package python3-venv"
+        "$python/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+            --requirement "$wanted" || die "pip could not install $wanted"
+        cp "$wanted" "$python/requirements.txt"
+    fi
+done
 
 say "Test runner"
 command -v cargo >/dev/null || die "cargo is missing: install Rust, https://rustup.rs"

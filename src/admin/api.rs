@@ -13,7 +13,7 @@ use crate::{
     mail::{
         AccountName, Address, BodyType, Digest, Notify, QueueId, Recipient, Reply, Ret, ReversePath,
     },
-    oauth::{self, Diagnosis, Grant, Warning},
+    oauth::{self, Diagnosis, Grant, Service, Warning},
     queue::{Operation, trace::Story},
     store::{self, EntryState, RecipientEntry, RecipientState, TraceAt},
 };
@@ -29,6 +29,8 @@ pub struct AccountFacts {
     pub provider: Option<String>,
     /// How consent is obtained; none without provider.
     pub grant: Option<Grant>,
+    /// By which way mail goes, as configured.
+    pub transport: Transport,
 }
 
 /// An account and how it stands: one object of `gatepost accounts --json`.
@@ -42,8 +44,10 @@ pub struct Account {
     pub provider: Option<String>,
     /// How consent is obtained.
     pub grant: Option<Grant>,
-    /// How mail travels upstream.
+    /// How mail travels upstream, as configured.
     pub transport: Transport,
+    /// How it travels now; with `auto` this is not the same.
+    pub sends_by: Transport,
     /// Where it stands.
     pub state: AccountState,
     /// What is wrong, in plain words.
@@ -104,6 +108,32 @@ impl AccountLimits {
 pub enum Transport {
     /// SMTP submission.
     Smtp,
+    /// Microsoft Graph.
+    Graph,
+    /// The Gmail API.
+    Gmail,
+    /// SMTP, and the provider's API while SMTP is switched off.
+    Auto,
+}
+
+impl From<Service> for Transport {
+    fn from(service: Service) -> Self {
+        match service {
+            Service::Smtp => Self::Smtp,
+            Service::Graph => Self::Graph,
+            Service::Gmail => Self::Gmail,
+        }
+    }
+}
+
+impl From<&delivery::Transport> for Transport {
+    fn from(transport: &delivery::Transport) -> Self {
+        match transport {
+            delivery::Transport::Smtp => Self::Smtp,
+            delivery::Transport::Api(api) => api.service.into(),
+            delivery::Transport::Auto(_) => Self::Auto,
+        }
+    }
 }
 
 /// Where an account stands.
@@ -135,6 +165,12 @@ impl Account {
     ) -> Self {
         let held = lane.as_ref().and_then(|lane| lane.held.clone());
         let limits = lane.as_ref().map(|lane| AccountLimits::new(lane, now));
+        let switched = lane.as_ref().and_then(|lane| lane.switched.clone());
+        let sends_by = match (&switched, facts.transport) {
+            (Some(switched), _) => switched.to.into(),
+            (None, Transport::Auto) => Transport::Smtp,
+            (None, configured) => configured,
+        };
         let warnings = token.as_ref().map(|token| token.warnings.clone());
         let (token_state, token_trouble, token_expires_at, last_refresh_at) = match token {
             Some(token) => (
@@ -150,7 +186,10 @@ impl Account {
             (_, Some(held)) => (AccountState::Held, Some(held)),
             (Some(oauth::State::Retrying), None) => (AccountState::Retrying, token_trouble),
             (Some(oauth::State::Refreshing), None) => (AccountState::Refreshing, token_trouble),
-            (Some(oauth::State::Ready) | None, None) => (AccountState::Ready, pause(lane, now)),
+            (Some(oauth::State::Ready) | None, None) => {
+                let trouble = pause(lane, now).or_else(|| switched.map(|way| way.told()));
+                (AccountState::Ready, trouble)
+            }
         };
         let (reason, remedy) = trouble.map_or((None, None), |trouble| {
             (Some(trouble.reason), Some(trouble.remedy))
@@ -160,7 +199,8 @@ impl Account {
             mailbox: facts.mailbox.clone(),
             provider: facts.provider.clone(),
             grant: facts.grant,
-            transport: Transport::Smtp,
+            transport: facts.transport,
+            sends_by,
             state,
             reason,
             remedy,
@@ -710,6 +750,7 @@ mod tests {
             mailbox: "alerts@contoso.com".into(),
             provider: state.map(|_| "contoso".into()),
             grant: state.map(|_| Grant::AuthorizationCode),
+            transport: Transport::Smtp,
         };
         let token = state.map(|state| oauth::Status {
             state,
@@ -734,6 +775,7 @@ mod tests {
                 throttled: true,
                 recipients_last_day: Some(120),
             },
+            switched: None,
         };
         Account::new(&facts, token, Some(lane), 3, at(0))
     }
@@ -775,7 +817,7 @@ mod tests {
         let json = serde_json::to_value(account(Some(State::Ready), None, None)).unwrap();
         let wanted = json!({
             "name": "alerts", "mailbox": "alerts@contoso.com", "provider": "contoso",
-            "grant": "authorization_code", "transport": "smtp", "state": "ready",
+            "grant": "authorization_code", "transport": "smtp", "sends_by": "smtp", "state": "ready",
             "reason": null, "remedy": null, "token_expires_at": "1970-01-01T01:00:00Z",
             "last_refresh_at": null, "warnings": [], "queued": 3,
             "limits": {

@@ -412,6 +412,7 @@ mod tests {
     #[test]
     fn the_demo_notices_a_message_that_was_changed() {
         let arrived = |recipient: &str, body: &str| Delivered {
+            over: "smtp".to_owned(),
             mailbox: MAILBOX.to_owned(),
             sender: SENDER.to_owned(),
             recipients: vec![recipient.to_owned()],

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
-    leaf::{BounceTo, DeliveryContract, Embedded, Hidden, Mechanism, OverSmtp, TcpAddress},
+    leaf::{AboveMax, BounceTo, DeliveryContract, Embedded, Hidden, Mechanism, TcpAddress, Way},
     secret_source::{ProxySource, SecretSource},
     units::ByteSize,
 };
@@ -145,9 +145,11 @@ section! {
         mailbox: Field<Address>,
         sign_in_user: Field<String>,
         grant: Field<Grant>,
-        transport: Field<OverSmtp>,
+        transport: Field<Way>,
         fallback: Field<String>,
         smtp: Smtp,
+        graph: Graph,
+        gmail: Gmail,
         limits: Limits,
         sender: Sender,
     }
@@ -163,6 +165,25 @@ section! {
         username: Field<String>,
         password: Field<SecretSource>,
         ca_file: Field<PathBuf>,
+    }
+}
+
+section! {
+    /// `[account.NAME.graph]`
+    Graph {
+        url: Field<Url>,
+        user: Field<String>,
+        mime_max: Field<ByteSize>,
+        above_mime_max: Field<AboveMax>,
+        save_to_sent_items: Field<bool>,
+    }
+}
+
+section! {
+    /// `[account.NAME.gmail]`
+    Gmail {
+        url: Field<Url>,
+        mime_max: Field<ByteSize>,
     }
 }
 

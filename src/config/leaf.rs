@@ -269,8 +269,21 @@ pub(super) enum DeliveryContract {
 }
 
 /// How mail goes upstream.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OverSmtp;
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Way {
+    #[default]
+    Smtp,
+    Graph,
+    Gmail,
+    Auto,
+}
+
+/// What becomes of messages that are too large for an API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AboveMax {
+    Smtp,
+    Return,
+}
 
 /// How we authenticate upstream, without its credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,7 +331,14 @@ words!(
     DeliveryContract, "\"queue\", \"direct\" or \"hybrid\"", false,
     "queue" => Self::Queue, "direct" => Self::Direct, "hybrid" => Self::Hybrid,
 );
-words!(OverSmtp, "\"smtp\"", false, "smtp" => Self);
+words!(
+    Way, "\"smtp\", \"graph\", \"gmail\" or \"auto\"", false,
+    "smtp" => Self::Smtp, "graph" => Self::Graph, "gmail" => Self::Gmail, "auto" => Self::Auto,
+);
+words!(
+    AboveMax, "\"smtp\" or \"return\"", false,
+    "smtp" => Self::Smtp, "return" => Self::Return,
+);
 words!(
     crate::delivery::Rewrite, "\"never\", \"envelope\", \"header\" or \"both\"", false,
     "never" => Self::Never, "envelope" => Self::Envelope, "header" => Self::Header,

@@ -10,7 +10,7 @@ use std::{
 
 use super::*;
 use crate::{
-    delivery::{Auth, Tls},
+    delivery::{Auth, Tls, Transport},
     mail::AccountName,
     oauth::{ClientAuthentication, Grant, Key, Kind, Service},
     submission::Contract,
@@ -473,8 +473,6 @@ fn a_sender_rule_and_a_fallback_are_checked() {
 fn values_of_later_versions_are_refused() {
     for text in [
         "[store]\nurl = \"postgres://db\"",
-        "[account.a]\ntransport = \"graph\"",
-        "[account.a]\ntransport = \"auto\"",
         "[console]\npassword_hash = \"x\"",
         "[notify]\nto = \"a@b.example\"",
     ] {
@@ -821,5 +819,109 @@ fn every_example_loads() {
         assert_eq!(config.warnings, Vec::<String>::new(), "{}", path.display());
         count += 1;
     }
-    assert_eq!(count, 4);
+    assert_eq!(count, 5);
+}
+
+/// The account's transport decides which tokens are asked for, and where its mail goes.
+#[test]
+fn a_transport_brings_its_api_its_tokens_and_its_limits() {
+    let microsoft = |account: &str| {
+        load(&format!(
+            "[provider.m]\nkind = \"microsoft\"\ncloud = \"us-gov-high\"\nclient_id = \"x\"\nclient_secret = \"s\"\n\
+             [account.a]\nprovider = \"m\"\nmailbox = \"a@b.example\"\n{account}"
+        ))
+    };
+    let graph = microsoft("transport = \"graph\"\n");
+    let account = &graph.delivery.accounts[0];
+    let Transport::Api(api) = &account.transport else {
+        panic!("{:?}", account.transport);
+    };
+    assert_eq!(api.url.as_str(), "https://graph.microsoft.us/");
+    assert_eq!((&api.user, api.mime_max), (&None, 2 * 1024 * 1024));
+    assert_eq!(
+        (
+            account.limits.connections,
+            account.limits.messages_per_minute
+        ),
+        (4, Some(25))
+    );
+    let services = |config: &Config| {
+        let account = config.oauth.accounts.values().next().unwrap();
+        account.services.clone().into_iter().collect::<Vec<_>>()
+    };
+    let graph_scope = "offline_access https://graph.microsoft.us/Mail.Send".to_owned();
+    assert_eq!(services(&graph), [(Service::Graph, graph_scope.clone())]);
+    assert_eq!(graph.oauth.providers["m"].scope, graph_scope);
+
+    let auto = microsoft("transport = \"auto\"\n");
+    let names: Vec<_> = services(&auto)
+        .into_iter()
+        .map(|(service, _)| service)
+        .collect();
+    assert_eq!(names, [Service::Smtp, Service::Graph]);
+    assert_eq!(
+        auto.oauth.providers["m"].scope,
+        "offline_access https://outlook.office365.us/SMTP.Send https://graph.microsoft.us/Mail.Send"
+    );
+    let shared = microsoft("transport = \"graph\"\nsign_in_user = \"boss@b.example\"\n");
+    assert!(matches!(
+        &shared.delivery.accounts[0].transport,
+        Transport::Api(api) if api.user.as_deref() == Some("a@b.example")
+    ));
+
+    let gmail = load(
+        "[provider.g]\nkind = \"google\"\nclient_id = \"x\"\nclient_secret = \"s\"\n\
+         [account.a]\nprovider = \"g\"\nmailbox = \"a@b.example\"\ntransport = \"gmail\"\n",
+    );
+    assert_eq!(
+        gmail.oauth.providers["g"].scope,
+        "https://www.googleapis.com/auth/gmail.send"
+    );
+    assert_eq!(
+        gmail.delivery.accounts[0].limits.messages_per_minute,
+        Some(120)
+    );
+}
+
+#[test]
+fn an_api_that_cannot_be_is_refused_with_the_remedy() {
+    let provider = |kind: &str| {
+        let urls = if kind == "custom" {
+            "token_url = \"https://t.example/\"\nauthorization_url = \"https://t.example/\"\n"
+        } else {
+            ""
+        };
+        format!("[provider.p]\nkind = \"{kind}\"\nclient_id = \"x\"\nclient_secret = \"s\"\n{urls}")
+    };
+    for (kind, account, said) in [
+        ("google", "transport = \"graph\"", "use \"gmail\""),
+        ("microsoft", "transport = \"gmail\"", "use \"graph\""),
+        ("custom", "transport = \"graph\"", "graph.url"),
+        ("custom", "transport = \"auto\"", "does not say which API"),
+        (
+            "microsoft",
+            "transport = \"graph\"\ngraph.url = \"http://graph.example\"",
+            "in clear",
+        ),
+        (
+            "microsoft",
+            "transport = \"graph\"\ngraph.mime_max = \"10MB\"",
+            "3000000B",
+        ),
+        (
+            "microsoft",
+            "transport = \"graph\"\ngraph.save_to_sent_items = false",
+            "keeps a copy",
+        ),
+        ("microsoft", "transport = \"grph\"", "graph"),
+    ] {
+        let text = format!(
+            "{}[account.a]\nprovider = \"p\"\nmailbox = \"a@b.example\"\n{account}\n",
+            provider(kind)
+        );
+        let problems = problems(&text);
+        assert!(problems.contains(said), "{account}: {problems}");
+    }
+    let problems = problems("[account.a]\nmailbox = \"a@b.example\"\ntransport = \"graph\"\n");
+    assert!(problems.contains("needs a provider"), "{problems}");
 }

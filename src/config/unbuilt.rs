@@ -16,8 +16,6 @@ struct Unbuilt {
 enum Which {
     /// Any but an empty text or list.
     Any,
-    /// This text.
-    Is(&'static str),
     /// Texts that begin so.
     Begins(&'static str),
 }
@@ -30,18 +28,14 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
     }
 }
 
-const SMTP: &str = "use \"smtp\"";
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 9] = [
+const TABLE: [Unbuilt; 6] = [
     row(
         "store.url",
         Which::Begins("postgres"),
         "use \"sqlite\" (it is the default)",
     ),
-    row("account.*.transport", Which::Is("graph"), SMTP),
-    row("account.*.transport", Which::Is("gmail"), SMTP),
-    row("account.*.transport", Which::Is("auto"), SMTP),
     row(
         "console.password_hash",
         Which::Any,
@@ -66,7 +60,6 @@ pub(super) fn instead(pattern: &str, value: &Value) -> Option<&'static str> {
         row.key == pattern
             && match row.which {
                 Which::Any => !is_empty,
-                Which::Is(unbuilt) => text == unbuilt,
                 Which::Begins(unbuilt) => text.starts_with(unbuilt),
             }
     };

@@ -267,6 +267,7 @@ fn view(config: &Config) -> admin::View {
             mailbox: account.mailbox.clone(),
             provider: grant.map(|grant| grant.provider.clone()),
             grant: grant.map(|grant| grant.grant),
+            transport: (&account.transport).into(),
         }
     });
     admin::View {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     mail::{Address, Reply, ReversePath},
-    oauth::Diagnosis,
+    oauth::{Diagnosis, Service},
     queue::{self, Lease, Settlement, trace::Way},
     store::{Entry, RecipientState},
 };
@@ -102,8 +102,8 @@ impl Lane {
             }
         };
         let server = Server {
-            reports_itself: live.connection.capabilities().dsn(),
-            eight_bit: live.connection.capabilities().eight_bit_mime(),
+            reports_itself: live.connection.reports_itself(),
+            eight_bit: live.connection.eight_bit(),
         };
         let way = self.way(&mut live, started);
         let barrier = self.after_transaction(&plan, live).await;
@@ -115,11 +115,17 @@ impl Lane {
 
     /// The way of an attempt, for the trace.
     fn way(&self, live: &mut Live, started: Instant) -> Way {
-        let times = live.connection.journal().take_times().into_iter();
+        let times = live.connection.take_times().into_iter();
+        let smtp = &self.account.smtp;
+        // By nothing at all: what the account would have taken had it been smaller.
+        let service = live.connection.service().unwrap_or_else(|| self.service());
         Way {
             account: self.account.name.clone(),
-            smarthost: format!("{}:{}", self.account.smtp.host, self.account.smtp.port),
-            transport: "smtp".to_owned(),
+            smarthost: match service {
+                Service::Smtp => format!("{}:{}", smtp.host, smtp.port),
+                Service::Graph | Service::Gmail => self.smarthost().to_owned(),
+            },
+            transport: service.name().to_owned(),
             reused: live.reused,
             phases_ms: times
                 .map(|(phase, time)| (phase.to_owned(), millis(time)))
@@ -152,7 +158,7 @@ impl Lane {
         let head = guise.head.as_ref();
         let mut fresh = false;
         loop {
-            let mut live = self.connection(fresh).await?;
+            let mut live = self.link(lease.message.size, fresh).await?;
             let mut sender = path;
             if let Some(mailbox) = mailbox
                 && self.state().null_sender_refused
@@ -160,6 +166,12 @@ impl Lane {
                 sender = mailbox;
             }
             let mut result = say(&mut live, lease, tried, (sender, head)).await;
+            match &result {
+                // An API says yes or no to the account and to the message in one answer.
+                Err(failure) if failure.phase.is_login() => return Err(self.trouble(failure)),
+                Ok(answers) if self.token_again(&live, answers).await? => continue,
+                Ok(_) | Err(_) => {}
+            }
             if !fresh && (broke_early(&result) || live.reused && was_closed(&result)) {
                 fresh = true;
                 continue;
@@ -256,7 +268,7 @@ impl Lane {
                 event = "possible_duplicate",
                 queue_id = %entry.id,
                 account = %self.account.name,
-                smarthost = %self.account.smtp.host,
+                smarthost = %self.smarthost(),
                 error = %chain(failure),
             );
         }
@@ -412,7 +424,7 @@ impl Lane {
     /// One event a fact.
     fn tell_outcomes(&self, entry: &Entry, plan: &Plan, next: &queue::Next, started: Instant) {
         let elapsed_ms = millis(started.elapsed());
-        let (account, smarthost) = (&self.account.name, &self.account.smtp.host);
+        let (account, smarthost) = (&self.account.name, self.smarthost());
         let (queue_id, attempt) = (entry.id, entry.attempts + 1);
         let last_reply = |wanted: RecipientState| -> Option<(usize, Option<&Reply>)> {
             let mut matching = plan
@@ -473,6 +485,7 @@ async fn say(
         .iter()
         .filter_map(|index| entry.recipients.get(*index));
     let job = Job {
+        id: entry.id,
         sender,
         recipients: recipients.map(|r| &r.recipient).collect(),
         body: entry.body,

@@ -286,6 +286,7 @@ mod tests {
             name: AccountName::new("alerts"),
             mailbox: "alerts@contoso.example".into(),
             kind: oauth::Kind::Custom,
+            transport: crate::delivery::Transport::Smtp,
             smtp: Smarthost {
                 host: "smtp.example".into(),
                 port: 587,

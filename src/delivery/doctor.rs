@@ -7,7 +7,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ProbeStep,
+    ProbeStep, Transport,
     lane::Lane,
     probe::Probe,
     transport::{Cause, Failure, Phase},
@@ -23,7 +23,18 @@ impl Lane {
     /// account's others go on; a new token is forced only where the server refuses the one at hand.
     pub(crate) async fn examine(&self) -> Vec<ProbeStep> {
         let mut probe = Probe::new(self);
-        probe.examine().await;
+        match &self.account.transport {
+            Transport::Smtp => probe.examine().await,
+            Transport::Api(api) => {
+                probe.endpoint().await;
+                probe.examine_api(api).await;
+            }
+            // The last step says whether mail flows: by SMTP if it can, else by the API.
+            Transport::Auto(api) => {
+                probe.examine().await;
+                probe.examine_api(api).await;
+            }
+        }
         probe.told
     }
 }
@@ -71,7 +82,7 @@ impl Probe<'_> {
     }
 
     /// Whether the token endpoint is there, and whether the clocks agree.
-    async fn endpoint(&mut self) {
+    pub(super) async fn endpoint(&mut self) {
         let (oauth, name) = (&self.lane.parts.oauth, &self.lane.account.name);
         let reached = oauth.reach(name).await;
         let now = self.lane.parts.clock.now();

@@ -23,13 +23,15 @@ use super::{
     Account, Auth, BounceTo, Inner, LaneStatus, OnUncertain, Parts,
     gate::{Gate, Pass},
     limits::Pace,
+    over::Over,
     plan,
     pool::Pool,
+    transport::Link,
     width::Width,
 };
 use crate::{
     net::{tasks::Tasks, tls::client::Connectors},
-    oauth::{Diagnosis, Service},
+    oauth::Diagnosis,
     queue::Lease,
     store,
 };
@@ -61,6 +63,8 @@ pub(crate) struct Lane {
     /// A transaction is over.
     slot: Notify,
     pub(crate) pool: Pool,
+    /// By which way mail goes.
+    pub(crate) over: Over,
     /// One AUTH at a time: bad credentials are shown to the provider once, not once a connection.
     pub(crate) sign_in: Semaphore,
     /// Cancelled when the last worker has ended after a stop.
@@ -125,6 +129,7 @@ impl Lane {
             changed: watch::Sender::new(0),
             slot: Notify::new(),
             pool: Pool::default(),
+            over: Over::default(),
             sign_in: Semaphore::new(1),
             drained: CancellationToken::new(),
             account,
@@ -213,6 +218,7 @@ impl Lane {
             last_delivery_at: state.last_delivery_at,
             limits: self.account.limits.clone(),
             pace,
+            switched: self.over.switched(),
         }
     }
 
@@ -238,7 +244,7 @@ impl Lane {
     }
 
     /// Says goodbye on connections nobody needs.
-    pub(crate) fn part_with(&self, connections: Vec<super::transport::smtp::Connection>) {
+    pub(crate) fn part_with(&self, connections: Vec<Link>) {
         if !connections.is_empty() {
             self.tasks.spawn("quit", async move {
                 for connection in connections {
@@ -261,7 +267,7 @@ impl Lane {
             tracing::warn!(
                 event = "held",
                 account = %self.account.name,
-                smarthost = %self.account.smtp.host,
+                smarthost = %self.smarthost(),
                 reason = %diagnosis.reason,
                 remedy = %diagnosis.remedy,
             );
@@ -542,7 +548,7 @@ impl Lane {
     async fn new_token(&self, generation: u64) {
         self.parts
             .oauth
-            .changed(&self.account.name, Service::Smtp, generation)
+            .changed(&self.account.name, self.service(), generation)
             .await;
         let earliest = self.state().tried_at.map(|at| at + TOKEN_TRY_EVERY);
         if let Some(earliest) = earliest {
@@ -555,7 +561,7 @@ impl Lane {
     pub(crate) fn wants_token(&self) -> bool {
         match self.account.smtp.auth {
             Auth::Xoauth2 { .. } | Auth::OauthBearer { .. } => true,
-            Auth::Password { .. } | Auth::None => false,
+            Auth::Password { .. } | Auth::None => self.api().is_some(),
         }
     }
 

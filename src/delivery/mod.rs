@@ -6,9 +6,11 @@
 mod attempt;
 mod bounce;
 mod doctor;
+mod examine_api;
 mod gate;
 mod lane;
 mod limits;
+mod over;
 mod plan;
 mod pool;
 mod probe;
@@ -35,13 +37,13 @@ use jiff::Timestamp;
 use self::lane::{Common, Lane};
 pub use self::{
     sender::{Rewrite, SenderRule},
-    transport::{Answers, Cause, Failure, Head, Job, Phase},
+    transport::{Answers, Api, Cause, Failure, Head, Job, Phase},
 };
 use crate::{
     clock::Clock,
     mail::{AccountName, Address, QueueId},
     net::tasks::Tasks,
-    oauth::{Diagnosis, Kind, Oauth},
+    oauth::{Diagnosis, Kind, Oauth, Service},
     queue::{Queue, Settlement},
     secret::Secret,
     telemetry::Metrics,
@@ -96,7 +98,9 @@ pub struct Account {
     pub mailbox: String,
     /// Which rows of the verdict table apply.
     pub kind: Kind,
-    /// The smarthost.
+    /// By which way its mail goes.
+    pub transport: Transport,
+    /// The smarthost. Where mail goes by an API alone it is never spoken to.
     pub smtp: Smarthost,
     /// Pace.
     pub limits: Limits,
@@ -104,6 +108,17 @@ pub struct Account {
     pub sender: SenderRule,
     /// The account that sends its mail while it is on hold or over its daily limit.
     pub fallback: Option<AccountName>,
+}
+
+/// By which way an account's mail goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Transport {
+    /// SMTP submission.
+    Smtp,
+    /// An API.
+    Api(Api),
+    /// SMTP, and the API while SMTP is switched off at the provider.
+    Auto(Api),
 }
 
 /// The upstream submission server of an account.
@@ -182,6 +197,8 @@ pub struct LaneStatus {
     pub limits: Limits,
     /// The pace now.
     pub pace: PaceStatus,
+    /// Mail goes by the API although SMTP comes first.
+    pub switched: Option<Switched>,
 }
 
 /// An account's pace now. A throttling reply lowers it; it recovers by itself.
@@ -195,6 +212,17 @@ pub struct PaceStatus {
     pub throttled: bool,
     /// Recipients of the last 24 hours; none: not counted, because there is no limit.
     pub recipients_last_day: Option<u32>,
+}
+
+/// Why mail goes by another way than the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switched {
+    /// What carries it now.
+    pub to: Service,
+    /// Since when.
+    pub since: Timestamp,
+    /// What the first way says.
+    pub diagnosis: Diagnosis,
 }
 
 /// One step of a test message, told as it happens.
@@ -364,8 +392,8 @@ impl Delivery {
                 elapsed_ms: 0,
             }];
         };
-        let id = self.inner.parts.queue.next_id().to_string();
-        lane.probe(&to, &id).await
+        let id = self.inner.parts.queue.next_id();
+        lane.probe(&to, id).await
     }
 
     /// Looks at each step of an account's way but the message, and names the switch that is off. The

@@ -159,9 +159,8 @@ impl Plan {
             Action::Split => Next::After(Duration::ZERO),
             Action::Hold if verdict.scope != Scope::Account => Next::Hold,
             // The account waits as long as it must; its messages take turns in finding out.
-            Action::Hold | Action::Slow(_) | Action::Wait(_) | Action::Relogin => {
-                Next::After(ACCOUNT_TURN)
-            }
+            Action::Hold | Action::Relogin => Next::After(ACCOUNT_TURN),
+            Action::Slow(wait) | Action::Wait(wait) => Next::After(wait.min(ACCOUNT_TURN)),
             Action::Retry
             | Action::RetryThenBounce
             | Action::RetryThenHold

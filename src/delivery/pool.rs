@@ -11,12 +11,12 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::transport::smtp::Connection;
+use super::transport::Link;
 
 /// A connection with what belongs to it.
 #[derive(Debug)]
 pub(crate) struct Live {
-    pub(crate) connection: Connection,
+    pub(crate) connection: Link,
     /// The token it authenticated with.
     pub(crate) generation: u64,
     /// Whether it has carried a message before.
@@ -24,6 +24,18 @@ pub(crate) struct Live {
     /// Resolves when the outcome of its last message is stored. Until then it may carry everything
     /// of the next message but its end: a crash repeats at most one message a connection.
     pub(crate) settled: Option<oneshot::Receiver<()>>,
+}
+
+impl Live {
+    /// One that has carried nothing yet.
+    pub(crate) fn new(connection: Link) -> Self {
+        Self {
+            connection,
+            generation: 0,
+            reused: false,
+            settled: None,
+        }
+    }
 }
 
 /// Idle connections of one account.
@@ -47,7 +59,7 @@ impl Pool {
     }
 
     /// Takes out what was idle for too long.
-    pub(crate) fn sweep(&self, now: Instant) -> Vec<Connection> {
+    pub(crate) fn sweep(&self, now: Instant) -> Vec<Link> {
         let mut idle = self.lock();
         // The oldest lie at the front.
         let old = idle.partition_point(|(_, since)| now.duration_since(*since) >= IDLE_MAX);
@@ -55,7 +67,7 @@ impl Pool {
     }
 
     /// Takes out all.
-    pub(crate) fn drain(&self) -> Vec<Connection> {
+    pub(crate) fn drain(&self) -> Vec<Link> {
         let all = std::mem::take(&mut *self.lock());
         all.into_iter().map(|(live, _)| live.connection).collect()
     }

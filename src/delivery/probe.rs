@@ -4,34 +4,44 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    ProbeStep, bounce,
+    ProbeStep, Transport, bounce,
     lane::{Lane, millis},
     transport::{
-        Failure, Job, Phase,
+        Answers, Cause, Failure, Job, Link, Phase,
         smtp::{Connection, Journal},
     },
     verdict::{self, Action},
 };
 use crate::{
-    mail::{Address, BodyType, Recipient, Reply, ReversePath},
+    mail::{Address, BodyType, QueueId, Recipient, Reply, ReversePath},
     oauth::{AccessToken, Diagnosis, Service, TokenError},
 };
 
 /// A probe that goes on or has come to its end.
-type Step<T> = Result<T, ()>;
+pub(super) type Step<T> = Result<T, ()>;
 
 /// Walks an account's way and tells each step.
 pub(super) struct Probe<'a> {
     pub(super) lane: &'a Lane,
     pub(super) told: Vec<ProbeStep>,
     pub(super) since: Instant,
+    /// SMTP said that it is switched off.
+    pub(super) smtp_off: bool,
 }
 
 impl Lane {
     /// Sends a test message to `to`. The account may be on hold: a message that passes ends that.
-    pub(crate) async fn probe(&self, to: &Address, id: &str) -> Vec<ProbeStep> {
+    pub(crate) async fn probe(&self, to: &Address, id: QueueId) -> Vec<ProbeStep> {
         let mut probe = Probe::new(self);
-        let passed = probe.run(to, id).await.is_ok();
+        let passed = match &self.account.transport {
+            Transport::Smtp => probe.run(to, id).await,
+            Transport::Api(api) => probe.run_api(api, to, id).await,
+            Transport::Auto(api) => match probe.run(to, id).await {
+                Err(()) if probe.smtp_off => probe.run_api(api, to, id).await,
+                ended => ended,
+            },
+        };
+        let passed = passed.is_ok();
         if passed {
             self.wake();
         }
@@ -45,10 +55,11 @@ impl<'a> Probe<'a> {
             lane,
             told: Vec::new(),
             since: Instant::now(),
+            smtp_off: false,
         }
     }
 
-    async fn run(&mut self, to: &Address, id: &str) -> Step<()> {
+    async fn run(&mut self, to: &Address, id: QueueId) -> Step<()> {
         let token = self.token(None).await?;
         let mut connection = self.open().await?;
         if let Err(failure) = self.authenticate(&mut connection, token.as_ref()).await {
@@ -108,10 +119,19 @@ impl<'a> Probe<'a> {
         if !self.lane.wants_token() {
             return Ok(None);
         }
+        self.token_for(Service::Smtp, stale).await
+    }
+
+    /// The account's token for `service`, newer than `stale`.
+    pub(super) async fn token_for(
+        &mut self,
+        service: Service,
+        stale: Option<u64>,
+    ) -> Step<Option<AccessToken>> {
         let (oauth, name) = (&self.lane.parts.oauth, &self.lane.account.name);
         let token = match stale {
-            None => oauth.access_token(name, Service::Smtp).await,
-            Some(stale) => oauth.refresh_after(name, Service::Smtp, stale).await,
+            None => oauth.access_token(name, service).await,
+            Some(stale) => oauth.refresh_after(name, service, stale).await,
         };
         token.map(Some).map_err(|error| {
             let (TokenError::SignInNeeded(diagnosis) | TokenError::Retrying(diagnosis)) = error;
@@ -119,7 +139,23 @@ impl<'a> Probe<'a> {
         })
     }
 
-    async fn send(&mut self, mut connection: Connection, to: &Address, id: &str) -> Step<()> {
+    async fn send(&mut self, connection: Connection, to: &Address, id: QueueId) -> Step<()> {
+        let mut link = Link::Smtp(Box::new(connection));
+        let sent = self.say(&mut link, to, id).await?;
+        if let Link::Smtp(connection) = &mut link {
+            self.take_over(connection.journal());
+        }
+        link.quit().await;
+        self.judge_all(sent)
+    }
+
+    /// Says the test message.
+    pub(super) async fn say(
+        &mut self,
+        link: &mut Link,
+        to: &Address,
+        id: QueueId,
+    ) -> Step<Result<Answers, Failure>> {
         let lane = self.lane;
         let Ok(mailbox) = Address::parse(&lane.account.mailbox) else {
             self.tell(
@@ -134,12 +170,13 @@ impl<'a> Probe<'a> {
             &mailbox,
             to,
             lane.parts.clock.now(),
-            id,
+            &id.to_string(),
             &lane.common.hostname,
         );
         let message = bounce::message(text.into_bytes());
         let sender = ReversePath::Address(mailbox);
         let job = Job {
+            id,
             sender: &sender,
             recipients: vec![&recipient],
             body: BodyType::SevenBit,
@@ -151,17 +188,18 @@ impl<'a> Probe<'a> {
             all_or_none: false,
         };
         self.since = Instant::now();
-        let answers = connection.transact(&job, std::future::ready(true)).await;
-        self.take_over(connection.journal());
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(failure) => return self.fail(&failure),
-        };
-        connection.quit().await;
-        let Some((phase, reply)) = answers.first() else {
-            return Err(());
-        };
-        self.judge(*phase, reply)
+        Ok(link.transact(&job, std::future::ready(true)).await)
+    }
+
+    /// What came of it.
+    pub(super) fn judge_all(&mut self, answers: Result<Answers, Failure>) -> Step<()> {
+        match answers {
+            Err(failure) => self.fail(&failure),
+            Ok(answers) => match answers.first() {
+                Some((phase, reply)) => self.judge(*phase, reply),
+                None => Err(()),
+            },
+        }
     }
 
     fn judge(&mut self, phase: Phase, reply: &Reply) -> Step<()> {
@@ -180,6 +218,9 @@ impl<'a> Probe<'a> {
     }
 
     pub(super) fn fail<T>(&mut self, failure: &Failure) -> Step<T> {
+        if let Cause::Refused { reply, .. } = &failure.cause {
+            self.smtp_off |= verdict::is_smtp_off(self.lane.account.kind, reply);
+        }
         let verdict = verdict::judge_failure(self.lane.account.kind, failure);
         let Diagnosis { reason, remedy } = self.lane.diagnosis(verdict, failure);
         let detail = if remedy.is_empty() {

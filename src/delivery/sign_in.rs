@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
+    Transport,
     lane::{Lane, jitter, millis},
     limits,
     pool::Live,
     transport::{
-        Failure,
+        Failure, Link,
         smtp::{Connection, Journal},
     },
     verdict::{self, Action, TRIES, Verdict},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     delivery::transport::Cause,
     mail::Reply,
-    oauth::{AccessToken, Diagnosis, Service, TokenError},
+    oauth::{AccessToken, Diagnosis, TokenError},
 };
 
 /// Why the account cannot send now. The message is not to blame.
@@ -47,6 +48,8 @@ pub(crate) enum Trouble {
 enum Refusal {
     /// The token of this generation, for this reason: a new one may help.
     Token(u64, Diagnosis),
+    /// SMTP is switched off for the account, which may have another way.
+    SmtpOff(Diagnosis),
     Other(Trouble),
 }
 
@@ -71,12 +74,14 @@ impl Lane {
         // Held until this sign-in has succeeded or told its trouble: who waits here shall not show
         // the provider what it has just refused.
         let one_at_a_time = self.sign_in.acquire().await;
-        if one_at_a_time.is_err() || self.closed_by_others() {
+        let is_moot = self.closed_by_others() || self.api().is_some();
+        if one_at_a_time.is_err() || is_moot {
             return Err(Trouble::Moot);
         }
         let (generation, diagnosis) = match self.authenticate(connection).await {
             Ok(live) => return Ok(live),
             Err(Refusal::Token(generation, diagnosis)) => (generation, diagnosis),
+            Err(Refusal::SmtpOff(diagnosis)) => return self.smtp_off(diagnosis).await,
             Err(Refusal::Other(trouble)) => return self.told(trouble),
         };
         let again = async {
@@ -85,11 +90,21 @@ impl Lane {
             self.authenticate(connection)
                 .await
                 .map_err(|refusal| match refusal {
-                    Refusal::Token(_, diagnosis) => Trouble::Hold(diagnosis),
+                    Refusal::Token(_, diagnosis) | Refusal::SmtpOff(diagnosis) => {
+                        Trouble::Hold(diagnosis)
+                    }
                     Refusal::Other(trouble) => trouble,
                 })
         };
         again.await.or_else(|trouble| self.told(trouble))
+    }
+
+    /// Where the account may go by an API, it does from now on; the message at once.
+    async fn smtp_off<T>(&self, diagnosis: Diagnosis) -> Result<T, Trouble> {
+        if self.switch_over(&diagnosis).await {
+            return Err(Trouble::Moot);
+        }
+        self.told(Trouble::Hold(diagnosis))
     }
 
     /// Closes the gate before the next one in line looks at it.
@@ -98,7 +113,7 @@ impl Lane {
         Err(Trouble::Moot)
     }
 
-    async fn open(&self) -> Result<Connection, Trouble> {
+    pub(crate) async fn open(&self) -> Result<Connection, Trouble> {
         let mut journal = Journal::silent();
         let (smarthost, hostname) = (&self.account.smtp, &self.common.hostname);
         let opened = Connection::open(smarthost, hostname, &self.connectors, &mut journal).await;
@@ -117,10 +132,8 @@ impl Lane {
             .await;
         let Err(failure) = done else {
             return Ok(Live {
-                connection,
                 generation,
-                reused: false,
-                settled: None,
+                ..Live::new(Link::Smtp(Box::new(connection)))
             });
         };
         let verdict = verdict::judge_failure(self.account.kind, &failure);
@@ -130,18 +143,24 @@ impl Lane {
                 self.diagnosis(verdict, &failure),
             ));
         }
+        if let Cause::Refused { reply, .. } = &failure.cause
+            && matches!(self.account.transport, Transport::Auto(_))
+            && verdict::is_smtp_off(self.account.kind, reply)
+        {
+            return Err(Refusal::SmtpOff(self.diagnosis(verdict, &failure)));
+        }
         Err(Refusal::Other(self.trouble(&failure)))
     }
 
     /// The account's token, if it authenticates with one.
-    async fn token(&self) -> Result<Option<AccessToken>, Trouble> {
+    pub(crate) async fn token(&self) -> Result<Option<AccessToken>, Trouble> {
         if !self.wants_token() {
             return Ok(None);
         }
         let token = self
             .parts
             .oauth
-            .access_token(&self.account.name, Service::Smtp)
+            .access_token(&self.account.name, self.service())
             .await;
         let token = token.map_err(no_token)?;
         self.state().generation = token.generation;
@@ -167,7 +186,7 @@ impl Lane {
         let token = self
             .parts
             .oauth
-            .refresh_after(name, Service::Smtp, refused)
+            .refresh_after(name, self.service(), refused)
             .await;
         self.state().generation = token.map_err(no_token)?.generation;
         Ok(())
@@ -179,7 +198,7 @@ impl Lane {
     }
 
     /// What a session that ended before MAIL means for the account.
-    fn trouble(&self, failure: &Failure) -> Trouble {
+    pub(crate) fn trouble(&self, failure: &Failure) -> Trouble {
         let verdict = verdict::judge_failure(self.account.kind, failure);
         let mut said = None;
         if let Cause::Refused { reply, .. } = &failure.cause {
@@ -253,7 +272,7 @@ impl Lane {
         tracing::warn!(
             event = "paused",
             account = %self.account.name,
-            smarthost = %self.account.smtp.host,
+            smarthost = %self.smarthost(),
             %reason,
             wait_ms = millis(wait),
         );
@@ -304,7 +323,7 @@ impl Lane {
         tracing::warn!(
             event = "unknown_reply",
             account = %self.account.name,
-            smarthost = %self.account.smtp.host,
+            smarthost = %self.smarthost(),
             phase,
             %reply,
         );
@@ -325,7 +344,7 @@ pub(crate) fn chain(failure: &Failure) -> String {
     text
 }
 
-fn no_token(error: TokenError) -> Trouble {
+pub(crate) fn no_token(error: TokenError) -> Trouble {
     match error {
         TokenError::SignInNeeded(diagnosis) => Trouble::Hold(diagnosis),
         TokenError::Retrying(diagnosis) => Trouble::NoToken(diagnosis),

@@ -182,7 +182,7 @@ pub(super) fn quoted(value: &[u8], at: usize, open: u8, close: u8) -> usize {
 
 /// As [`quoted`]; `None`: it is never closed. Comments nest, a backslash takes the next octet along
 /// (RFC 5322 §3.2.2, §3.2.4).
-fn closed(value: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
+pub(super) fn closed(value: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
     let mut depth = 0_usize;
     let mut here = at;
     while let Some(octet) = value.get(here) {
@@ -204,7 +204,7 @@ fn closed(value: &[u8], at: usize, open: u8, close: u8) -> Option<usize> {
 }
 
 /// `range` without white space at its ends; `None`: nothing is left.
-fn trimmed(value: &[u8], range: Range<usize>) -> Option<Range<usize>> {
+pub(super) fn trimmed(value: &[u8], range: Range<usize>) -> Option<Range<usize>> {
     let part = value.get(range.clone())?;
     let front = part.len() - part.trim_ascii_start().len();
     let len = part.trim_ascii().len();
@@ -220,7 +220,7 @@ fn without_route(value: &[u8], range: Range<usize>) -> Range<usize> {
 
 /// Whether raw octets may stand as a display name (RFC 5322 §3.2.5), with the dots and 8-bit
 /// characters that programs write in it.
-fn is_phrase(name: &[u8]) -> bool {
+pub(super) fn is_phrase(name: &[u8]) -> bool {
     let mut at = 0;
     while let Some(octet) = name.get(at) {
         let len = match octet {

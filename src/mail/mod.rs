@@ -1,6 +1,7 @@
 //! The values of mail: addresses, envelopes, messages, replies, ids. No socket, file, task or clock.
 
 mod address;
+pub mod addressees;
 pub mod author;
 mod envelope;
 pub mod header;

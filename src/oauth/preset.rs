@@ -3,6 +3,8 @@
 //! Vendors change these; nothing here is logic, and every field can be overridden in the
 //! configuration.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -147,6 +149,9 @@ const GOOGLE_MAIL: &str = "https://mail.google.com/";
 /// Sending by the Gmail API alone.
 const GMAIL_SEND: &str = "https://www.googleapis.com/auth/gmail.send";
 
+/// The root of the Gmail API.
+const GMAIL_API: &str = "https://gmail.googleapis.com";
+
 /// Scopes of OpenID Connect: they belong to no resource.
 const OIDC_SCOPES: [&str; 4] = ["openid", "profile", "email", "offline_access"];
 
@@ -162,6 +167,21 @@ const MICROSOFT_LIMITS: Limits = Limits {
 const GOOGLE_LIMITS: Limits = Limits {
     connections: 2,
     messages_per_minute: None,
+    recipients_per_day: Some(2_000),
+};
+
+/// Graph: 4 requests at once for one mailbox and 10 000 in ten minutes; Exchange's own limits hold for
+/// it as well.
+const GRAPH_LIMITS: Limits = Limits {
+    connections: 4,
+    messages_per_minute: Some(25),
+    recipients_per_day: Some(9_500),
+};
+
+/// The Gmail API: 15 000 units a user and minute, of which a message takes 100; and Gmail's daily limit.
+const GMAIL_LIMITS: Limits = Limits {
+    connections: 4,
+    messages_per_minute: Some(120),
     recipients_per_day: Some(2_000),
 };
 
@@ -190,6 +210,49 @@ pub fn preset(kind: Kind, cloud: Cloud, tenant: &str) -> Preset {
             smtp: None,
             limits: CUSTOM_LIMITS,
         },
+    }
+}
+
+/// The pace for mail that goes by an API alone; `None`: as by SMTP.
+#[must_use]
+pub fn api_limits(kind: Kind, service: Service) -> Option<Limits> {
+    match (kind, service) {
+        (Kind::Custom, _) | (_, Service::Smtp) => None,
+        (Kind::Microsoft | Kind::Google, Service::Graph) => Some(GRAPH_LIMITS),
+        (Kind::Microsoft | Kind::Google, Service::Gmail) => Some(GMAIL_LIMITS),
+    }
+}
+
+/// Where the URLs of a provider's API begin; `None`: the configuration must say.
+#[must_use]
+pub fn api_url(kind: Kind, cloud: Cloud) -> Option<Url> {
+    match kind {
+        Kind::Microsoft => Url::parse(hosts(cloud).graph).ok(),
+        Kind::Google => Url::parse(GMAIL_API).ok(),
+        Kind::Custom => None,
+    }
+}
+
+/// What is asked for at sign-in when accounts need tokens for `services` and the configuration does
+/// not say otherwise. `None`: as the preset has it.
+#[must_use]
+pub fn scope_for(kind: Kind, cloud: Cloud, services: &BTreeSet<Service>) -> Option<String> {
+    let hosts = hosts(cloud);
+    let needs = |service| services.contains(&service);
+    match kind {
+        Kind::Microsoft if needs(Service::Graph) => {
+            let smtp = format!("{}/SMTP.Send ", hosts.outlook);
+            let smtp = if needs(Service::Smtp) {
+                smtp.as_str()
+            } else {
+                ""
+            };
+            Some(format!("offline_access {smtp}{}/Mail.Send", hosts.graph))
+        }
+        Kind::Google if needs(Service::Gmail) && !needs(Service::Smtp) => {
+            Some(GMAIL_SEND.to_owned())
+        }
+        Kind::Microsoft | Kind::Google | Kind::Custom => None,
     }
 }
 

@@ -45,6 +45,10 @@ const ACCEPTED: &str = "accepted";
 /// The moment at the token endpoint at which an answer can be slow.
 const TOKEN_PHASE: &str = "token";
 
+/// The moments of a request that sends mail by Graph or the Gmail API: it was read and nothing is
+/// taken; the message is taken and nothing is answered yet.
+const API_PHASES: [&str; 2] = ["api", "api_accepted"];
+
 /// A fault to play.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
@@ -87,6 +91,17 @@ pub enum Fault {
     Revoke,
     /// End the life of every access token issued so far; refresh tokens live on.
     Expire,
+    /// Answer the next request to Graph or the Gmail API that sends mail so; nothing is taken.
+    Api {
+        /// HTTP status.
+        status: u16,
+        /// Body, sent as JSON.
+        body: String,
+        /// `Retry-After`, seconds.
+        retry_after: Option<u64>,
+        /// How many times; none: until cleared.
+        times: Option<u32>,
+    },
     /// Answer the token endpoint so.
     Token {
         /// HTTP status.
@@ -102,7 +117,11 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// There is no such moment.
-    #[error("phase {0:?}: use one of {phases}", phases = SMTP_PHASES.join(", "))]
+    #[error(
+        "phase {0:?}: use one of {smtp}, {api}",
+        smtp = SMTP_PHASES.join(", "),
+        api = API_PHASES.join(", ")
+    )]
     Phase(String),
     /// No reply a server could write.
     #[error("reply {0:?}: want one line of a 4yz or 5yz reply, like \"450 4.2.1 try later\"")]
@@ -142,6 +161,8 @@ pub(super) enum Deed {
         status: u16,
         /// JSON.
         body: String,
+        /// `Retry-After`, seconds.
+        retry_after: Option<u64>,
     },
 }
 
@@ -210,7 +231,9 @@ impl Fault {
     fn check(&self) -> Result<(), Invalid> {
         match self {
             Self::Reply { phase, reply, .. } => {
-                check_phase(phase)?;
+                if !SMTP_PHASES.contains(&phase.as_str()) {
+                    return Err(Invalid::Phase(phase.clone()));
+                }
                 if is_refusal(reply) {
                     Ok(())
                 } else {
@@ -230,7 +253,7 @@ impl Fault {
                 }
                 Ok(())
             }
-            Self::Token { status, body, .. } => {
+            Self::Token { status, body, .. } | Self::Api { status, body, .. } => {
                 if (400..600).contains(status) && body.len() <= BODY_LEN_MAX {
                     Ok(())
                 } else {
@@ -248,6 +271,7 @@ impl Fault {
             }
             Self::Cut { .. } => at == ACCEPTED,
             Self::Token { .. } => at == TOKEN_PHASE,
+            Self::Api { .. } => at == "api",
             Self::Revoke | Self::Expire => false,
         }
     }
@@ -260,6 +284,17 @@ impl Fault {
             Self::Token { status, body, .. } => Some(Deed::Http {
                 status: *status,
                 body: body.clone(),
+                retry_after: None,
+            }),
+            Self::Api {
+                status,
+                body,
+                retry_after,
+                ..
+            } => Some(Deed::Http {
+                status: *status,
+                body: body.clone(),
+                retry_after: *retry_after,
             }),
             Self::Slow { .. } | Self::Revoke | Self::Expire => None,
         }
@@ -271,6 +306,7 @@ impl Fault {
             | Self::Drop { times, .. }
             | Self::Cut { times, .. }
             | Self::Slow { times, .. }
+            | Self::Api { times, .. }
             | Self::Token { times, .. } => times.as_mut(),
             Self::Revoke | Self::Expire => None,
         }
@@ -278,7 +314,7 @@ impl Fault {
 }
 
 fn check_phase(phase: &str) -> Result<(), Invalid> {
-    if SMTP_PHASES.contains(&phase) {
+    if SMTP_PHASES.contains(&phase) || API_PHASES.contains(&phase) {
         Ok(())
     } else {
         Err(Invalid::Phase(phase.to_owned()))

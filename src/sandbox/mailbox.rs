@@ -40,6 +40,8 @@ pub(super) struct Received {
     pub(super) number: usize,
     /// When it was taken.
     pub(super) at: Timestamp,
+    /// By which way it came.
+    pub(super) over: &'static str,
     /// The mailbox whose token was used.
     pub(super) mailbox: String,
     /// Reverse-path, without angle brackets.
@@ -134,6 +136,7 @@ impl Received {
     /// As the handle gives it.
     pub(super) fn delivered(&self) -> Delivered {
         Delivered {
+            over: self.over.to_owned(),
             mailbox: self.mailbox.clone(),
             sender: self.sender.clone(),
             recipients: self.recipients.clone(),
@@ -181,6 +184,7 @@ mod tests {
         Received {
             number: 0,
             at: Timestamp::UNIX_EPOCH,
+            over: "smtp",
             mailbox: "a@example.com".to_owned(),
             sender: String::new(),
             recipients: vec!["b@example.com".to_owned()],

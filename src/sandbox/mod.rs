@@ -1,9 +1,11 @@
-//! The practice provider: an OAuth server and an XOAUTH2 SMTP server that believe only each other.
+//! The practice provider: an OAuth server, and an XOAUTH2 SMTP server, a Microsoft Graph and a Gmail
+//! API that believe only its tokens.
 //!
 //! A product feature (rehearse before the cut-over); used by `cli` (sandbox, demo) and tests alone.
 //! It takes mail and shows it, and never sends any on. Everything it keeps is in memory, bounded,
 //! and gone with the process; tokens are kept as digests only.
 
+mod api;
 mod faults;
 mod mailbox;
 mod oauth;
@@ -52,6 +54,9 @@ pub struct Config {
 /// A message the sandbox took.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Delivered {
+    /// By which way it came: `smtp`, `graph` or `gmail`.
+    #[serde(default)]
+    pub over: String,
     /// The mailbox whose token was used.
     pub mailbox: String,
     /// Reverse-path.
@@ -77,6 +82,8 @@ struct Shared {
     provider: Provider,
     script: Script,
     mailbox: Mailbox,
+    /// What the APIs count.
+    usage: api::Usage,
     /// Filled into the consent page.
     mailbox_name: String,
     clock: Arc<dyn Clock>,
@@ -100,6 +107,7 @@ impl Sandbox {
             provider: Provider::new(issuer, secret, Grants::new(lifetime))?,
             script: Script::default(),
             mailbox: Mailbox::new(),
+            usage: api::Usage::default(),
             mailbox_name: config.mailbox,
             clock,
         });
@@ -199,6 +207,7 @@ impl Shared {
             | Fault::Drop { .. }
             | Fault::Cut { .. }
             | Fault::Slow { .. }
+            | Fault::Api { .. }
             | Fault::Token { .. } => {}
         }
         self.script.add(fault)

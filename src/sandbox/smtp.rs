@@ -13,9 +13,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, faults::Deed, mailbox::Received};
+use super::{Shared, api::opens, faults::Deed, mailbox::Received};
 use crate::{
     net::tasks::Tasks,
+    oauth::Service,
     smtp::{
         data::decode::{BareEnds, Decoder},
         line::{Ending, Fault, Frame, Framer},
@@ -205,6 +206,10 @@ impl Server {
         let live = grants.live(token.expose(), Instant::now());
         drop(grants);
         match live {
+            // Microsoft's mail servers refuse a token for Graph.
+            Some(live) if !opens(&live.scope, Service::Smtp) => {
+                Answer::Challenge(CHALLENGE.to_owned(), TOKEN_ELSEWHERE)
+            }
             Some(live) if live.consent.covers(username) => Answer::Accept,
             Some(_) => Answer::Challenge(CHALLENGE.to_owned(), TOKEN_ELSEWHERE),
             None => Answer::Challenge(CHALLENGE.to_owned(), TOKEN_DEAD),
@@ -392,6 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         shared.mailbox.take(Received {
             number: 0,
             at: shared.clock.now(),
+            over: "smtp",
             mailbox: self.session.login().unwrap_or_default().to_owned(),
             sender: envelope.reverse_path.to_string(),
             recipients: envelope

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{
-    Fault, Shared,
+    Fault, Shared, api,
     mailbox::{Listed, Received},
     oauth::{consent, endpoints},
     pages,
@@ -76,6 +76,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/messages/{name}", get(octets))
         .route("/faults", get(faults).post(add_faults).delete(clear_faults))
         .route("/style.css", get(style))
+        .merge(api::router())
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .with_state(shared)
 }

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub possible_duplicates: Counter<u64, AtomicU64>,
     /// Upstream connections opened.
     pub upstream_connections: Counter<u64, AtomicU64>,
+    /// Changes between SMTP and an API, of accounts that have both, by where mail goes then.
+    pub transport_switches: Family<[(&'static str, &'static str); 1], Counter>,
     /// Token refreshes, by result.
     pub token_refreshes: Family<[(&'static str, &'static str); 1], Counter>,
     /// Commits of the store.
@@ -80,6 +82,10 @@ impl Metrics {
                 "Attempts whose final reply was lost: the message may be delivered twice"
             ),
             upstream_connections: metric!("upstream_connections", "Upstream connections opened"),
+            transport_switches: metric!(
+                "transport_switches",
+                "Changes between SMTP and an API, by where mail goes then"
+            ),
             token_refreshes: metric!("token_refreshes", "Token refreshes, by result"),
             store_commits: metric!("store_commits", "Commits of the store"),
             store_operations: metric!("store_operations", "Operations committed by the store"),

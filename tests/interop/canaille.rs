@@ -32,7 +32,7 @@ impl Canaille {
     fn start(redirect: &str) -> Self {
         let address = free_address();
         let dir = scratch();
-        let python = repository().join("target/tools/python/bin/python");
+        let python = repository().join("target/tools/python-rig/bin/python");
         assert!(python.is_file(), "the Python packages: run ./test.sh");
         let mut command = Command::new(python);
         command

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apis;
 mod canaille;
 mod clients;
 mod listener;

@@ -1,5 +1,6 @@
 //! The built daemon through real sockets: crashes at any moment and at each step, broken disks, reload,
-//! drain, systemd, signing in, command line.
+//! drain, systemd, signing in, Graph and Gmail, command
+//! line.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod apis;
 mod cli;
 mod clients;
 mod crash;

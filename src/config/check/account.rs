@@ -2,12 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checker, positive, provider::Profile, upstream::Upstream};
+use super::{
+    Checker,
+    api::{kind, services, unused},
+    positive,
+    provider::Profile,
+    upstream::Upstream,
+};
 use crate::{
-    config::{field::Named, file, leaf::Mechanism},
-    delivery::{self, Limits, Rewrite, SenderRule},
+    config::{
+        field::Named,
+        file,
+        leaf::{Mechanism, Way},
+    },
+    delivery::{self, Limits, Rewrite, SenderRule, Transport},
     mail::AccountName,
-    oauth::{self, Grant, Kind, Service},
+    oauth::{self, Grant, Kind, preset},
 };
 
 /// A plain smarthost publishes no limit and is made for bulk: as many as Postfix opens to one
@@ -70,7 +80,8 @@ impl Checker<'_> {
         self.unknown_name(&section.provider, "provider", "a [provider.NAME]", known);
         let profile = section.provider.get().and_then(|name| profiles.get(name));
         let mechanism = self.mechanism(section);
-        let needs_token = matches!(mechanism, Mechanism::Xoauth2 | Mechanism::OauthBearer);
+        let way = section.transport.copied().unwrap_or_default();
+        let needs_token = is_by_token(mechanism) || way != Way::Smtp;
         let mailbox = self.mailbox(section, needs_token, upstream.hostname);
         let login = mailbox.as_deref().filter(|_| !section.mailbox.is_absent());
         let auth = self.upstream_auth(&section.smtp, mechanism, login);
@@ -78,11 +89,14 @@ impl Checker<'_> {
         let smtp_preset = preset.and_then(|preset| preset.smtp);
         // The provider that is missing would have named the host: that one problem is enough.
         let is_told = profile.is_none() && (needs_token || !section.provider.is_absent());
-        let smtp = (!is_told || !section.smtp.host.is_absent())
-            .then(|| self.smarthost(&section.smtp, smtp_preset, auth, upstream))
-            .flatten();
-        let limits = self.limits(&section.limits, profile);
         let grant = section.grant.copied().unwrap_or(Grant::AuthorizationCode);
+        let transport = self.transport(section, profile, grant);
+        let smtp = match &transport {
+            Some(Transport::Api(api)) if !api.large_by_smtp => Some(unused(api)),
+            _ if is_told && section.smtp.host.is_absent() => None,
+            Some(_) | None => self.smarthost(&section.smtp, smtp_preset, auth, upstream),
+        };
+        let limits = self.limits(&section.limits, profile, transport.as_ref());
         let is_grant_good = section.grant.is_absent() || section.grant.get().is_some();
         let profile_used = profile.filter(|_| needs_token && is_grant_good);
         if let Some((what, remedy)) = profile_used.and_then(|profile| profile.refuses(grant)) {
@@ -93,7 +107,7 @@ impl Checker<'_> {
             let remedy = "take it out";
             section.sign_in_user.refuse(&mut self.report, what, remedy);
         }
-        let (Some(mailbox), Some(smtp)) = (mailbox, smtp) else {
+        let (Some(mailbox), Some(smtp), Some(transport)) = (mailbox, smtp, transport) else {
             return;
         };
         if let Some(provider) = section.provider.copied().filter(|_| needs_token) {
@@ -102,19 +116,23 @@ impl Checker<'_> {
                 mailbox: mailbox.clone(),
                 sign_in_user: section.sign_in_user.copied(),
                 grant,
-                services: [Service::Smtp]
+                services: profile
+                    .map(|profile| services(section, profile.kind))
+                    .unwrap_or_default()
+                    .into_iter()
                     .map(|service| {
                         let scope = profile.map(|profile| profile.scope(grant, service));
                         (service, scope.unwrap_or_default())
                     })
-                    .into(),
+                    .collect(),
             };
             accounts.oauth.insert(name.clone(), account);
         }
         accounts.delivery.push(delivery::Account {
             name: name.clone(),
             mailbox,
-            kind: profile.map_or(Kind::Custom, |profile| profile.kind),
+            kind: kind(&transport, profile),
+            transport,
             smtp,
             limits,
             sender: self.sender(&section.sender),
@@ -150,7 +168,7 @@ impl Checker<'_> {
     fn mechanism(&mut self, section: &file::Account) -> Mechanism {
         let auth = &section.smtp.auth;
         let mechanism = auth.copied().unwrap_or(Mechanism::Xoauth2);
-        let needs_token = matches!(mechanism, Mechanism::Xoauth2 | Mechanism::OauthBearer);
+        let needs_token = is_by_token(mechanism);
         if section.provider.is_absent() && needs_token {
             let remedy = "name a [provider.NAME], or set smtp.auth = \"password\" or \"none\" for a plain smarthost";
             if auth.is_absent() {
@@ -180,8 +198,20 @@ impl Checker<'_> {
             .map(String::from)
     }
 
-    fn limits(&mut self, section: &file::Limits, profile: Option<&Profile>) -> Limits {
-        let preset = profile.map(|profile| profile.preset.limits);
+    fn limits(
+        &mut self,
+        section: &file::Limits,
+        profile: Option<&Profile>,
+        transport: Option<&Transport>,
+    ) -> Limits {
+        let by_api = profile
+            .zip(transport)
+            .and_then(|(profile, transport)| match transport {
+                Transport::Api(api) => preset::api_limits(profile.kind, api.service),
+                Transport::Smtp | Transport::Auto(_) => None,
+            });
+        let preset = by_api.or_else(|| profile.map(|profile| profile.preset.limits));
+        self.above_graph(section, transport);
         let connections = preset.map_or(SMARTHOST_CONNECTIONS, |limits| limits.connections);
         let recipients = profile.map_or(Kind::Custom, |profile| profile.kind);
         let recipients = recipients_per_message(recipients);
@@ -208,4 +238,9 @@ impl Checker<'_> {
             ),
         }
     }
+}
+
+/// Whether SMTP logs in with a token.
+pub(super) fn is_by_token(mechanism: Mechanism) -> bool {
+    matches!(mechanism, Mechanism::Xoauth2 | Mechanism::OauthBearer)
 }

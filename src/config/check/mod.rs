@@ -5,6 +5,7 @@
 //! told; what comes out is used only when there are none.
 
 mod account;
+mod api;
 mod basics;
 mod client;
 mod listener;

@@ -1,11 +1,12 @@
 //! OAuth provider profiles: presets fill what the file leaves out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use url::{Host, Url};
 
 use super::{
     Checker,
+    api::services,
     client::{Azure, Client},
     missing,
 };
@@ -51,6 +52,19 @@ impl Profile {
 }
 
 impl Profile {
+    /// Where the URLs of its API begin.
+    pub(super) fn api_url(&self) -> Option<Url> {
+        preset::api_url(self.kind, self.cloud)
+    }
+
+    /// How its hosts are reached: trust anchors and a proxy.
+    pub(super) fn way(&self) -> (Option<PathBuf>, Option<Proxy>) {
+        let provider = self.provider.as_ref();
+        provider.map_or((None, None), |provider| {
+            (provider.ca_file.clone(), provider.proxy.clone())
+        })
+    }
+
     /// The scope of an account's tokens for `service`.
     pub(super) fn scope(&self, grant: Grant, service: Service) -> String {
         let scope = self.provider.as_ref().map_or("", |p| p.scope.as_str());
@@ -83,7 +97,19 @@ impl Checker<'_> {
                 grants: grants.collect(),
                 azure: Azure::of(self.variables, section),
             };
-            (name.clone(), self.profile(&client, admin))
+            let mut profile = self.profile(&client, admin);
+            let users = file.account.0.values();
+            let users = users.filter(|account| account.provider.get() == Some(name));
+            let needed = users
+                .flat_map(|account| services(account, profile.kind))
+                .collect();
+            let scope = preset::scope_for(profile.kind, profile.cloud, &needed);
+            if let (Some(provider), Some(scope), true) =
+                (&mut profile.provider, scope, section.scope.is_absent())
+            {
+                provider.scope = scope;
+            }
+            (name.clone(), profile)
         });
         Profiles(profiles.collect())
     }
@@ -202,7 +228,7 @@ impl Checker<'_> {
     }
 
     /// A URL over which codes, secrets or tokens travel.
-    fn url(&mut self, field: &Field<Url>) -> Option<Url> {
+    pub(super) fn url(&mut self, field: &Field<Url>) -> Option<Url> {
         let url = field.get()?;
         if url.scheme() == "http" && !is_loopback(url) {
             field.refuse(&mut self.report, IN_CLEAR, HTTPS_ONLY);

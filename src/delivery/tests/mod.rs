@@ -1,5 +1,6 @@
 //! Lanes over a real queue and store, against an upstream played here.
 
+mod apis;
 mod day;
 mod outcomes;
 mod senders;
@@ -415,6 +416,7 @@ fn account(auth: Auth, port: u16) -> Account {
         name: name(),
         mailbox: "alerts@contoso.example".into(),
         kind: Kind::Custom,
+        transport: Transport::Smtp,
         smtp: Smarthost {
             host: "127.0.0.1".into(),
             port,
@@ -462,7 +464,7 @@ fn oauth_config(token_url: url::Url, uses_token: bool) -> oauth::Config {
         mailbox: "alerts@contoso.example".into(),
         sign_in_user: None,
         grant: oauth::Grant::ClientCredentials,
-        services: BTreeMap::from([(oauth::Service::Smtp, "mail".to_owned())]),
+        services: BTreeMap::from([(Service::Smtp, "mail".to_owned())]),
     };
     oauth::Config {
         providers: BTreeMap::from([("p".to_owned(), provider)]),

@@ -16,7 +16,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Account, Auth, BounceTo, Config, Delivery, Limits, OnUncertain, Parts, Tls};
+use super::{
+    Account, Auth, BounceTo, Config, Delivery, Limits, OnUncertain, Parts, Tls, Transport,
+};
 use crate::{
     clock::Clock,
     delivery::{Smarthost, bounce, sender::SenderRule, transport::smtp::memory},
@@ -453,6 +455,7 @@ pub(super) fn account(number: usize, kind: Kind, limits: Limits) -> Account {
             },
             ca_file: None,
         },
+        transport: Transport::Smtp,
         limits,
         sender: SenderRule::default(),
         fallback: None,

@@ -1,18 +1,25 @@
-//! How a message travels upstream: SMTP today; Graph and the Gmail API join here.
+//! How a message travels upstream: SMTP, Microsoft Graph or the Gmail API.
 //!
 //! A transport reports facts: one reply a recipient, or a [`Failure`] that says in which phase the
 //! session ended. What they mean is said by [`super::verdict`] alone.
 
+pub(crate) mod api;
 mod body;
+mod gmail;
+mod graph;
+mod link;
+mod outgoing;
 pub(crate) mod smtp;
 
 use std::{io, time::Duration};
 
+pub use api::Api;
 pub(crate) use body::start_of;
+pub(crate) use link::Link;
 
 use crate::{
-    mail::{BodyType, Message, Recipient, Reply, Ret, ReversePath},
-    net::{dial, tls},
+    mail::{BodyType, Message, QueueId, Recipient, Reply, Ret, ReversePath},
+    net::{dial, http, tls},
     smtp::{client::ReplyError, sasl::client::CredentialError},
 };
 
@@ -128,6 +135,9 @@ pub enum Cause {
     /// The credentials cannot be encoded.
     #[error("{0}")]
     Credentials(#[source] CredentialError),
+    /// A request to an API got no answer.
+    #[error("{0}")]
+    Http(#[source] http::Error),
     /// Our copy of the message could not be read.
     #[error("reading the message")]
     Body(#[source] io::Error),
@@ -141,8 +151,9 @@ impl Cause {
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         match self {
-            Self::Closed | Self::Io(_) => true,
-            Self::Refused { .. }
+            Self::Closed | Self::Io(_) | Self::Http(http::Error::Exchange(_)) => true,
+            Self::Http(_)
+            | Self::Refused { .. }
             | Self::Unexpected(_)
             | Self::Dial(_)
             | Self::Tls(_)
@@ -163,6 +174,8 @@ impl Cause {
 /// One message for some of its recipients.
 #[derive(Debug)]
 pub struct Job<'a> {
+    /// Which message.
+    pub id: QueueId,
     /// The reverse-path on the wire.
     pub sender: &'a ReversePath,
     /// The recipients of this transaction; never empty.

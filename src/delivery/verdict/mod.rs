@@ -6,8 +6,13 @@
 //! holds or waits. Rows are read from the top, the first that fits decides; a reply that only a
 //! general row of RFC 5321 fits is reported as unknown, with its text, so that the table can grow.
 
+mod gmail;
+mod graph;
+mod way;
+
 use std::time::Duration;
 
+pub use self::way::is_smtp_off;
 use self::{
     Action::{
         Bounce, Delivered, Hold, Relogin, Retry, RetryThenBounce, RetryThenHold, Slow, Split, Wait,
@@ -18,7 +23,7 @@ use self::{
 use super::transport::{Cause, Failure, Phase};
 use crate::{
     mail::{AccountName, Reply},
-    net::dial,
+    net::{dial, http},
     oauth::Kind,
 };
 
@@ -94,9 +99,12 @@ pub fn judge(kind: Kind, phase: Phase, reply: &Reply) -> Verdict {
         return DELIVERED;
     }
     let text = reply.text.to_ascii_lowercase();
-    ROWS.iter()
+    // What an API answers comes in the transport's own words; no other row is meant for it.
+    let mut rows = graph::ROWS.iter().chain(gmail::ROWS).chain(ROWS);
+    let verdict = rows
         .find(|row| row.fits(kind, phase, reply, &text))
-        .map_or(UNINTELLIGIBLE, |row| row.verdict())
+        .map_or(UNINTELLIGIBLE, |row| row.verdict());
+    way::as_asked(verdict, &text)
 }
 
 /// Judges a session that ended before every recipient had its reply.
@@ -158,6 +166,7 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
             "the user name, password or token holds a control character",
             "mend smtp.username or smtp.password; for a token, sign in again",
         ),
+        Cause::Http(error) => unreached(failure, error),
         Cause::Dial(_)
         | Cause::Tls(_)
         | Cause::Closed
@@ -167,6 +176,44 @@ pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {
         | Cause::Unexpected(_)
         | Cause::Unsettled
         | Cause::Body(_) => broken(failure),
+    }
+}
+
+/// An exchange over HTTP that gave no answer.
+fn unreached(failure: &Failure, error: &http::Error) -> Verdict {
+    let certificate = "nothing was sent: if its issuer inspects TLS on your network, put its root into provider.ca_file or exempt this host";
+    let (action, reason, remedy) = match error {
+        _ if !failure.phase.is_login() => return broken(failure),
+        http::Error::CaFile { .. } | http::Error::Setup(_) => (
+            Hold,
+            "TLS cannot be set up here",
+            "install the system's CA certificates (package ca-certificates), or mend provider.ca_file",
+        ),
+        http::Error::Insecure(_) => (
+            Hold,
+            "the token would cross the network in clear, so nothing was sent",
+            "write https:// in the account's url",
+        ),
+        http::Error::Exchange(text) if text.contains("invalid peer certificate") => (
+            Hold,
+            "the server's TLS certificate is not valid for it",
+            certificate,
+        ),
+        http::Error::Proxy { .. } => (
+            Retry,
+            "the proxy does not let us through",
+            "mend provider.proxy, or have the proxy allow this host",
+        ),
+        http::Error::Exchange(_) | http::Error::Timeout | http::Error::TooLarge => {
+            (Retry, "the server cannot be reached", "")
+        }
+    };
+    Verdict {
+        scope: Account,
+        action,
+        reason,
+        remedy,
+        known: true,
     }
 }
 

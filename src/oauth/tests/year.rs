@@ -106,6 +106,8 @@ fn said(status: u16, retry_after: Option<RetryAfter>, body: String) -> Response 
         media_type: Some("application/json".to_owned()),
         retry_after,
         date: None,
+        request_id: None,
+        challenge: None,
         body: body.into_bytes(),
     }
 }

@@ -35,7 +35,7 @@ pub(in crate::sandbox) async fn token(
     if let Some(delay) = play.delay {
         tokio::time::sleep(delay).await;
     }
-    if let Some(Deed::Http { status, body }) = play.deed {
+    if let Some(Deed::Http { status, body, .. }) = play.deed {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let json = [(header::CONTENT_TYPE, "application/json")];
         return (status, NO_STORE, json, body).into_response();

@@ -108,6 +108,8 @@ pub(super) struct Tokens {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::sandbox) struct Live {
     pub(in crate::sandbox) consent: Consent,
+    /// As asked for with this token: Microsoft gives one for a single resource.
+    pub(in crate::sandbox) scope: String,
     /// How long it still lives.
     pub(in crate::sandbox) remaining: Duration,
 }
@@ -160,6 +162,7 @@ struct Family {
 #[derive(Debug)]
 struct Access {
     family: String,
+    scope: String,
     expires_at: Instant,
 }
 
@@ -267,7 +270,7 @@ impl Grants {
         }
         let fresh = new_refresh_token(&id)?;
         let scope = scope.unwrap_or(&family.consent.scope).to_owned();
-        let access_token = self.issue(&id, now)?;
+        let access_token = self.issue(&id, &scope, now)?;
         let mut person = None;
         if let Some(family) = self.families.get_mut(&id) {
             family.refresh = Some(random::fingerprint(fresh.expose()));
@@ -426,6 +429,7 @@ impl Grants {
         let family = self.families.get(&access.family)?;
         (!remaining.is_zero()).then(|| Live {
             consent: family.consent.clone(),
+            scope: access.scope.clone(),
             remaining,
         })
     }
@@ -444,7 +448,7 @@ impl Grants {
             None
         };
         let scope = consent.scope.clone();
-        let access_token = self.issue(&id, now)?;
+        let access_token = self.issue(&id, &scope, now)?;
         let person = consent.person(&scope);
         // §12.2: an id token of a refresh repeats none.
         consent.nonce = None;
@@ -466,7 +470,7 @@ impl Grants {
         Ok((id, tokens))
     }
 
-    fn issue(&mut self, family: &str, now: Instant) -> Result<Secret, Refusal> {
+    fn issue(&mut self, family: &str, scope: &str, now: Instant) -> Result<Secret, Refusal> {
         if self.access.len() >= ACCESS_TOKENS_MAX {
             self.access.retain(|_, access| access.expires_at > now);
         }
@@ -476,6 +480,7 @@ impl Grants {
         let text = format!("{ACCESS_PREFIX}{}", random::text(ACCESS_TOKEN_LEN)?);
         let access = Access {
             family: family.to_owned(),
+            scope: scope.to_owned(),
             expires_at: now + self.lifetime,
         };
         self.access.insert(random::fingerprint(&text), access);

@@ -16,7 +16,7 @@ pub(in crate::sandbox) fn text(octets: usize) -> Result<String, Refusal> {
 }
 
 /// `count` letters out of `alphabet`, each equally likely.
-pub(super) fn letters(alphabet: &[u8], count: usize) -> Result<String, Refusal> {
+pub(in crate::sandbox) fn letters(alphabet: &[u8], count: usize) -> Result<String, Refusal> {
     let mut text = String::with_capacity(count);
     let fair = 256 - 256 % alphabet.len().max(1);
     while text.len() < count {

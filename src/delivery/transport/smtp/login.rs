@@ -66,7 +66,7 @@ impl Journal {
         self.record(step, true, detail);
     }
 
-    pub(super) fn reply(&mut self, step: &'static str, reply: &Reply) {
+    pub(crate) fn reply(&mut self, step: &'static str, reply: &Reply) {
         self.record(step, reply.is_positive(), || reply.to_string());
     }
 

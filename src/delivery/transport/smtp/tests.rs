@@ -129,6 +129,7 @@ impl Draft {
 
     fn job(&self) -> Job<'_> {
         Job {
+            id: crate::mail::QueueId::from_i64(1),
             sender: &self.sender,
             recipients: self.recipients.iter().collect(),
             body: self.body,

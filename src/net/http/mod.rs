@@ -5,6 +5,10 @@
 //! on this machine), nothing is decompressed, a whole exchange ends within [`EXCHANGE_MAX`] and no
 //! more than [`BODY_MAX`] octets of an answer are kept. Credentials travel over TLS, or in the clear
 //! to this very machine.
+//!
+//! The body of a message on its way up takes as long as octets move: see [`Client::upload`].
+
+mod upload;
 
 use std::{
     error::Error as _,
@@ -18,6 +22,7 @@ use reqwest::{Certificate, ClientBuilder, Request, StatusCode, header, redirect}
 use url::{Host, Url};
 
 use super::proxy::Proxy;
+pub use upload::{Feed, Interrupted, Reached, Stopped};
 
 /// From the first packet to the last octet of the answer. A token endpoint answers in a second;
 /// one that drips must not hold an account's mail for minutes.
@@ -28,6 +33,9 @@ pub const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Octets of an answer's body. A token response is under 8 KiB.
 pub const BODY_MAX: usize = 64 * 1024;
+
+/// What Microsoft calls a request; RFC 9110 has no name for it.
+const REQUEST_ID: header::HeaderName = header::HeaderName::from_static("request-id");
 
 /// How long a connection waits for the next request (device sign-in polls every 5 seconds).
 const IDLE_MAX: Duration = Duration::from_secs(15);
@@ -95,6 +103,10 @@ pub struct Response {
     pub retry_after: Option<RetryAfter>,
     /// The server's clock (RFC 9110 §6.6.1).
     pub date: Option<Timestamp>,
+    /// What the server calls this request (`request-id`), for its operator's support.
+    pub request_id: Option<String>,
+    /// What it wants before it lets us in (`WWW-Authenticate`, RFC 9110 §11.6.1).
+    pub challenge: Option<String>,
     /// The body, at most [`BODY_MAX`] octets.
     pub body: Vec<u8>,
 }
@@ -151,7 +163,16 @@ pub struct Clients {
     live: Arc<Mutex<Live>>,
 }
 
-type Live = Vec<(Trust, Weak<reqwest::Client>)>;
+type Live = Vec<((Trust, Pace), Weak<reqwest::Client>)>;
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// [`EXCHANGE_MAX`] for all of it.
+    Exchange,
+    /// As long as octets move; see [`Client::upload`].
+    Upload,
+}
 
 /// How a client reaches what is not on this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -199,6 +220,18 @@ impl Clients {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn client(&self, url: &Url, way: Way<'_>) -> Result<Client, Error> {
+        self.paced(url, way, Pace::Exchange).await
+    }
+
+    /// As [`Clients::client`], for requests with large bodies ([`Client::upload`]).
+    ///
+    /// # Errors
+    /// As [`Clients::client`].
+    pub async fn uploader(&self, url: &Url, way: Way<'_>) -> Result<Client, Error> {
+        self.paced(url, way, Pace::Upload).await
+    }
+
+    async fn paced(&self, url: &Url, way: Way<'_>, pace: Pace) -> Result<Client, Error> {
         let trust = match url.scheme() {
             "https" => Trust::System {
                 ca_file: way.ca_file.map(Path::to_owned),
@@ -208,18 +241,18 @@ impl Clients {
             _ => return Err(Error::Insecure(url.origin().ascii_serialization())),
         };
         let through = trust.proxy().cloned();
-        if let Some(http) = self.live(&trust) {
+        if let Some(http) = self.live(&trust, pace) {
             return Ok(Client { http, through });
         }
         let wanted = trust.clone();
         // Reads and parses files: some 10 ms.
-        let made = tokio::task::spawn_blocking(move || build(&wanted))
+        let made = tokio::task::spawn_blocking(move || build(&wanted, pace))
             .await
             .map_err(|e| Error::Setup(e.to_string()))??;
         let made = Arc::new(made);
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.retain(|(_, client)| client.strong_count() > 0);
-        live.push((trust, Arc::downgrade(&made)));
+        live.push(((trust, pace), Arc::downgrade(&made)));
         drop(live);
         Ok(Client {
             http: made,
@@ -240,9 +273,11 @@ impl Clients {
         self.client(&loopback, Way::default()).await
     }
 
-    fn live(&self, trust: &Trust) -> Option<Arc<reqwest::Client>> {
+    fn live(&self, trust: &Trust, pace: Pace) -> Option<Arc<reqwest::Client>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut live = live.iter().filter(|(known, _)| known == trust);
+        let mut live = live
+            .iter()
+            .filter(|((known, wanted), _)| known == trust && *wanted == pace);
         live.find_map(|(_, client)| client.upgrade())
     }
 }
@@ -266,13 +301,16 @@ impl Client {
         let host = host_and_port(request.url());
         let told = |error| self.told(&host, error);
         let mut answer = self.http.execute(request).await.map_err(told)?;
-        let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
+        let text =
+            |name: header::HeaderName| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let media_type = text(header::CONTENT_TYPE)
             .and_then(|value| value.split(';').next())
             .map(|value| value.trim().to_ascii_lowercase());
         let retry_after = text(header::RETRY_AFTER).and_then(RetryAfter::parse);
         let date = text(header::DATE).and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
         let date = date.map(|date| date.timestamp());
+        let request_id = text(REQUEST_ID).map(str::to_owned);
+        let challenge = text(header::WWW_AUTHENTICATE).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(told)? {
             if body.len() + piece.len() > BODY_MAX {
@@ -285,6 +323,8 @@ impl Client {
             media_type,
             retry_after,
             date,
+            request_id,
+            challenge,
             body,
         })
     }
@@ -353,8 +393,11 @@ fn sober() -> ClientBuilder {
         .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")))
 }
 
-fn build(trust: &Trust) -> Result<reqwest::Client, Error> {
-    let builder = sober().timeout(EXCHANGE_MAX);
+fn build(trust: &Trust, pace: Pace) -> Result<reqwest::Client, Error> {
+    let builder = match pace {
+        Pace::Exchange => sober().timeout(EXCHANGE_MAX),
+        Pace::Upload => sober().pool_max_idle_per_host(upload::IDLE_CONNECTIONS),
+    };
     let builder = match trust {
         Trust::Loopback => builder.tls_certs_only([]),
         Trust::System { ca_file, proxy } => {
