@@ -66,7 +66,7 @@ impl World {
             return said(503, None, "<html>away</html>".to_owned());
         }
         let draw = self.draws.fetch_add(1, Ordering::Relaxed);
-        if draw % BUSY_EVERY == 0 {
+        if draw.is_multiple_of(BUSY_EVERY) {
             let later = Some(RetryAfter::Delay(Duration::from_secs(90)));
             return said(
                 429,
@@ -243,7 +243,7 @@ async fn live(accounts: usize, days: u64) {
                 *world.away.lock().unwrap() = Some(Instant::now() + OUTAGE);
             }
             let nth = day / revoked_every;
-            if day % revoked_every == 0 && (1..=REVOCATIONS).contains(&nth) {
+            if day.is_multiple_of(revoked_every) && (1..=REVOCATIONS).contains(&nth) {
                 let index = accounts - usize::try_from(nth).unwrap();
                 world.accounts.lock().unwrap()[index].revoked = true;
             }
