@@ -411,7 +411,10 @@ mod tests {
     use crate::{
         clock::Clock,
         mail::{Reply, ReversePath},
-        queue::tests::{Rig, account, delivered, new_entry, settlement},
+        queue::{
+            Remainder,
+            tests::{Rig, account, delivered, new_entry, settlement},
+        },
         store::Filter,
     };
 
@@ -438,6 +441,30 @@ mod tests {
 
     async fn found(queue: &Queue, search: Search) -> Vec<Story> {
         queue.search_trace(search, None, 100).await.unwrap().found
+    }
+
+    /// Of a message that is never stored nothing is kept; one that may be queued has its story also
+    /// when it was delivered at once.
+    #[tokio::test]
+    async fn a_message_its_client_waits_for_has_a_story_unless_nothing_is_stored() {
+        let rig = Rig::new();
+        let queue = rig.open();
+        for (remainder, wanted) in [
+            (Remainder::Refused, vec![]),
+            (Remainder::Stored, vec![["received", "attempted"]]),
+        ] {
+            let new = new_entry(&queue);
+            let id = new.id;
+            let _offer = queue.offer(new, Some(origin()), remainder).unwrap();
+            let lease = queue.lease(&account()).await;
+            assert!(lease.commit());
+            let mut settlement = delivered(rig.clock.now());
+            settlement.way = Some(way());
+            queue.settle(lease, settlement).await.unwrap();
+            queue.tend().await;
+            let stories = found(&queue, text(&id.to_string())).await;
+            assert_eq!(stories.iter().map(names).collect::<Vec<_>>(), wanted);
+        }
     }
 
     fn text(text: &str) -> Search {
