@@ -279,8 +279,15 @@ struct Running {
 
 #[derive(Debug)]
 struct AcceptLoop {
-    socket: Arc<Socket>,
+    /// The loop's own: it closes with the loop, so that clients are refused while the rest drains.
+    socket: Weak<Socket>,
     turns: Arc<AtomicU64>,
+}
+
+impl AcceptLoop {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.upgrade()?.local_addr()
+    }
 }
 
 /// A listener made ready; nothing of it is visible yet.
@@ -430,7 +437,7 @@ impl Submission {
         let addresses = listening.running.iter().flat_map(|running| {
             let name = running.door.live().listener.name.clone();
             let loops = running.loops.iter();
-            loops.map(move |one| (name.clone(), one.socket.local_addr()))
+            loops.map(move |one| (name.clone(), one.local_addr()))
         });
         addresses.collect()
     }
@@ -509,10 +516,11 @@ impl Listeners {
         let goes_on = |one: &&Running| places.contains(&one.place);
         let kept: Vec<_> = self.running.iter().filter(goes_on).collect();
         let gone = self.running.iter().filter(|one| !goes_on(one));
-        let gone = gone.flat_map(|one| one.loops.iter().map(|one| Arc::clone(&one.socket)));
+        let gone = gone.flat_map(|one| one.loops.iter().filter_map(|one| one.socket.upgrade()));
         let mut leaving = Vec::<Arc<Socket>>::new();
         for socket in gone.chain(self.closing.iter().filter_map(Weak::upgrade)) {
-            let is_kept = kept.iter().any(|one| one.has_socket(&socket));
+            let known = Arc::downgrade(&socket);
+            let is_kept = kept.iter().any(|one| one.has_socket(&known));
             if !is_kept && !leaving.iter().any(|other| Arc::ptr_eq(other, &socket)) {
                 leaving.push(socket);
             }
@@ -541,17 +549,16 @@ impl Listeners {
                 gone.door.follow(&heir.door);
             }
             for one in &gone.loops {
-                let socket = Arc::downgrade(&one.socket);
-                if !self.closing.iter().any(|other| other.ptr_eq(&socket)) {
-                    self.closing.push(socket);
+                if !self.closing.iter().any(|other| other.ptr_eq(&one.socket)) {
+                    self.closing.push(Weak::clone(&one.socket));
                 }
             }
             gone.tasks.stop();
         }
         let running = &self.running;
         self.closing.retain(|socket| {
-            let socket = socket.upgrade();
-            socket.is_some_and(|socket| !running.iter().any(|one| one.has_socket(&socket)))
+            let is_open = socket.strong_count() > 0;
+            is_open && !running.iter().any(|one| one.has_socket(socket))
         });
     }
 
@@ -564,9 +571,9 @@ impl Listeners {
 }
 
 impl Running {
-    fn has_socket(&self, socket: &Arc<Socket>) -> bool {
+    fn has_socket(&self, socket: &Weak<Socket>) -> bool {
         let mut loops = self.loops.iter();
-        loops.any(|one| Arc::ptr_eq(&one.socket, socket))
+        loops.any(|one| one.socket.ptr_eq(socket))
     }
 
     fn shares_socket(&self, other: &Self) -> bool {
@@ -580,10 +587,13 @@ impl Running {
         let start = |socket: Arc<Socket>| {
             let turns = Arc::new(AtomicU64::new(turns));
             let (door, shared) = (Arc::clone(&door), Arc::clone(shared));
-            let accepting = Arc::clone(&socket);
-            let accept = listen::accept(accepting, door, shared, tasks.clone(), Arc::clone(&turns));
+            let known = Arc::downgrade(&socket);
+            let accept = listen::accept(socket, door, shared, tasks.clone(), Arc::clone(&turns));
             tasks.spawn("accept", accept);
-            AcceptLoop { socket, turns }
+            AcceptLoop {
+                socket: known,
+                turns,
+            }
         };
         let loops = ready.sockets.into_iter().map(start).collect();
         Self {

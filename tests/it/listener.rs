@@ -71,13 +71,16 @@ fn direct() {
     // Larger than what the queue keeps in memory.
     let large = "0123456789012345678901234567890123456789\r\n".repeat(20_000);
     assert_eq!(submit(&mut client, &large), 250);
-    sink.answer_mail(Some("550 5.1.8 canary-of-the-provider"));
+    sink.answer_mail(Some("550 5.1.8 word-of-the-provider"));
     let sent = message("refused", b"No.\r\n");
     let to = ["rcpt@example.org"];
     let refused = client.send("app@example.test", &to, &sent).unwrap();
     assert!((550..=554).contains(&refused.code), "{refused:?}");
-    assert!(!refused.text().contains("canary"), "{refused:?}");
-    sink.answer_mail(Some("451 4.3.2 canary-of-the-provider"));
+    assert!(
+        !refused.text().contains("word-of-the-provider"),
+        "{refused:?}"
+    );
+    sink.answer_mail(Some("451 4.3.2 word-of-the-provider"));
     let deferred = client.send("app@example.test", &to, &sent).unwrap();
     assert_eq!(deferred.code, 451, "{deferred:?}");
     let after = files(&site.state());
