@@ -252,7 +252,7 @@ impl Rate {
         self.relax(now);
         self.turn_minute(now);
         let (_, count, before) = self.minute;
-        let observed = f64::from(count.max(before).max(2));
+        let observed = f64::from(count.max(before).max(OBSERVED_MIN));
         let rate = self.per_minute().unwrap_or(observed);
         let ceiling = match (&self.throttle, self.limit) {
             (_, Some(limit)) => f64::from(limit),
@@ -400,6 +400,9 @@ const RAISE_EVERY: Duration = Duration::from_secs(60);
 const RAISES: f64 = 10.0;
 /// Messages a minute below which no reply pushes: mail still moves, and finds out.
 const RATE_MIN: f64 = 1.0;
+/// Fewer messages in the minute before say nothing about how many are too many: an account that has
+/// sent one is not slowed to one a minute. The lowest limit that a provider publishes is 30.
+const OBSERVED_MIN: u32 = 20;
 /// Between two looks at whether a transaction under way has left room.
 const RESERVED_WAIT: Duration = Duration::from_secs(1);
 /// No reply makes us wait longer; a day is the longest limit there is.

@@ -24,7 +24,7 @@ use crate::{
 /// destination.
 const SMARTHOST_CONNECTIONS: usize = 20;
 
-/// Recipients of one transaction. Gmail takes 100 by SMTP. Exchange's default for a mailbox is 500;
+/// Recipients of one transaction or request. Gmail takes 100 by SMTP and by its API. Exchange's default for a mailbox is 500;
 /// where an administrator set less, its 452 teaches us. Every server takes 100 (RFC 5321
 /// §4.5.3.1.8), most a thousand.
 fn recipients_per_message(kind: Kind) -> usize {
@@ -213,7 +213,10 @@ impl Checker<'_> {
         let preset = by_api.or_else(|| profile.map(|profile| profile.preset.limits));
         self.above_graph(section, transport);
         let connections = preset.map_or(SMARTHOST_CONNECTIONS, |limits| limits.connections);
-        let recipients = profile.map_or(Kind::Custom, |profile| profile.kind);
+        let recipients = match transport {
+            Some(transport) => kind(transport, profile),
+            None => Kind::Custom,
+        };
         let recipients = recipients_per_message(recipients);
         // Zero lifts a preset's limit.
         let or = |given: Option<u32>, preset: Option<u32>| match given {

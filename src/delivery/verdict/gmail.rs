@@ -2,8 +2,8 @@
 //! HTTP 403 userRateLimitExceeded: ..`; no mail server writes so.
 
 use super::{
-    ANY, Account, Always, Bounce, HALF_HOUR, Hold, MINUTE, Message, Relogin, Retry,
-    RetryThenBounce, RetryThenHold, Row, Slow, Wait,
+    ANY, Account, Always, Bounce, HALF_HOUR, Hold, MINUTE, Message, Recipient, Relogin, Retry,
+    RetryThenBounce, RetryThenHold, Row, Slow, Split, Wait,
 };
 
 #[rustfmt::skip]
@@ -35,6 +35,8 @@ pub(super) const ROWS: &[Row] = &[
         "the user has no Gmail mailbox", "switch Gmail on for <mailbox> in the Admin console, or name another mailbox"),
     Row(ANY, Always, "550", "", "gmail: http 404", Account, Hold,
         "the Gmail API knows no such mailbox", "compare account.mailbox with the user's address in the Admin console"),
+    Row(ANY, Always, "554", "", "http 400 invalidargument: too many recipients", Recipient, Split,
+        "too many recipients for one request; the rest goes in the next", ""),
     Row(ANY, Always, "552", "", "gmail: http 413", Message, Bounce,
         "the message is larger than Gmail takes", "lower gmail.mime_max"),
     Row(ANY, Always, "554", "", "gmail: http 400 invalidargument|gmail: http 400 badrequest|gmail: http 400 invalid_argument|gmail: http 400 invalid", Message, Bounce,
