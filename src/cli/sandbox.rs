@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 use super::{Context, Printer};
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// What a file written here begins with; a file that does not is somebody's and is left alone.
 const MARK: &str = "# Written by `gatepost sandbox`";
+
+/// What the key file begins with, which is JSON and has no comments.
+const MARK_JSON: &str = "{\"written_by\":\"gatepost sandbox\"";
 
 /// Sessions say goodbye within this.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
@@ -48,7 +52,8 @@ pub(super) struct Args {
     /// A redirect URL beyond this machine, exactly as the relay will send it (may be repeated)
     #[arg(long, value_name = "URL")]
     redirect_url: Vec<String>,
-    /// Write a configuration for `gatepost run --config FILE`, and the CA certificate beside it
+    /// Write a configuration for `gatepost run --config FILE`, with the CA certificate and a service
+    /// account's key beside it
     #[arg(long, value_name = "FILE")]
     write_config: Option<PathBuf>,
 }
@@ -91,6 +96,7 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCod
     };
     if let Some(file) = &args.write_config {
         replace(file, &practice.toml())?;
+        replace(&key_file_beside(file)?, &key_file(&sandbox)?)?;
     }
     replace(&ca_file, &format!("{MARK}\n{}", sandbox.ca_pem()))?;
     tell(context.printer, &practice, args.write_config.as_deref())?;
@@ -101,6 +107,13 @@ pub(super) async fn run(context: &Context, args: Args) -> anyhow::Result<ExitCod
     let drained = tokio::time::timeout(DRAIN_MAX, tasks.drained()).await;
     drained.unwrap_or_default();
     Ok(ExitCode::SUCCESS)
+}
+
+/// The service account's key file, marked as ours.
+fn key_file(sandbox: &Sandbox) -> io::Result<Zeroizing<String>> {
+    let key = sandbox.service_account_key()?;
+    let members = key.expose().trim_start_matches('{');
+    Ok(Zeroizing::new(format!("{MARK_JSON},{members}")))
 }
 
 fn tell(printer: Printer, practice: &Practice<'_>, written: Option<&Path>) -> io::Result<()> {
@@ -124,9 +137,11 @@ fn tell(printer: Printer, practice: &Practice<'_>, written: Option<&Path>) -> io
         Some(file) => printer.line(format_args!(
             "The configuration is in {0}; it is good until this stops. Next:\n\n\
              \x20 gatepost run --config {0}\n\
-             \x20 gatepost login {1} --config {0}\n",
+             \x20 gatepost login {1} --config {0}\n\n\
+             The key of a service account (grant = \"service_account\") is in {2}.\n",
             file.display(),
             practice.account,
+            key_file_beside(file).unwrap_or_default().display(),
         ))?,
         None => printer.line(format_args!(
             "A configuration that uses it, good until this stops:\n\n{}",
@@ -226,14 +241,21 @@ fn ca_file_beside(file: &Path) -> anyhow::Result<PathBuf> {
     Ok(file.with_extension("ca.pem"))
 }
 
+/// Where the service account's key goes: beside the configuration, by an absolute path.
+fn key_file_beside(file: &Path) -> anyhow::Result<PathBuf> {
+    let file = std::path::absolute(file).with_context(|| file.display().to_string())?;
+    Ok(file.with_extension("service-account.json"))
+}
+
 /// Writes a file of ours, 0600. A file that is not ours is never touched.
 pub(super) fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     let shown = || file.display().to_string();
-    if file.exists()
-        && !fs::read(file)
-            .with_context(shown)?
-            .starts_with(MARK.as_bytes())
-    {
+    let is_ours = |old: &[u8]| {
+        [MARK, MARK_JSON]
+            .iter()
+            .any(|mark| old.starts_with(mark.as_bytes()))
+    };
+    if file.exists() && !is_ours(&fs::read(file).with_context(shown)?) {
         bail!(
             "{} exists and was not written by the sandbox; give another name",
             file.display()

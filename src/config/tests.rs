@@ -495,6 +495,13 @@ fn a_listener_promises_what_its_contract_says() {
     };
     assert_eq!(listener("").delivery, Contract::Queue);
     assert_eq!(listener("delivery = \"direct\"").delivery, Contract::Direct);
+    let width = |contract: &str| {
+        let account = format!("{SMARTHOST}[account.a.limits]\nrecipients_per_message = 7\n");
+        let account = format!("{account}[[listener]]\naddress = \"127.0.0.1:0\"\n");
+        load(&format!("{account}delivery = \"{contract}\"")).listeners[0].max_recipients
+    };
+    assert_eq!(width("direct"), 7, "one transaction has them all");
+    assert_eq!(width("hybrid"), 500);
     assert_eq!(wait(""), hybrid(8));
     assert_eq!(wait("hybrid_wait = \"20s\""), hybrid(20));
     let proxied = listener("proxy_protocol_from = [\"10.0.0.4/32\"]\nallow = [\"10.0.0.0/8\"]");

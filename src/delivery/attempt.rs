@@ -62,7 +62,7 @@ impl Lane {
             drop(ticket);
             return self.settle(lease, settlement, None).await;
         }
-        let tried = plan::next_recipients(self.width(), &lease.entry);
+        let tried = self.next_recipients(&lease);
         let mailbox = sender::mailbox(&self.account.mailbox);
         let head = self.account.sender.head(&lease.message, mailbox.as_ref());
         let guise = Guise {
@@ -238,6 +238,16 @@ impl Lane {
             self.suffer(trouble);
         }
         None
+    }
+
+    /// Whom the next transaction is for. What goes to all or none is never parted: its client gets
+    /// one answer, and would send the part that has gone a second time.
+    pub(crate) fn next_recipients(&self, lease: &Lease) -> Vec<usize> {
+        let width = match lease.is_all_or_none() {
+            true => usize::MAX,
+            false => self.width(),
+        };
+        plan::next_recipients(width, &lease.entry)
     }
 
     /// How many recipients a transaction may have now.

@@ -24,7 +24,6 @@ use super::{
     gate::{Gate, Pass},
     limits::Pace,
     over::Over,
-    plan,
     pool::Pool,
     transport::Link,
     width::Width,
@@ -445,7 +444,7 @@ impl Lane {
                 },
             }
         };
-        let recipients = plan::next_recipients(self.width(), &lease.entry).len();
+        let recipients = self.next_recipients(&lease).len();
         let mut waited = false;
         loop {
             let now = Instant::now();

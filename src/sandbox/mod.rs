@@ -161,6 +161,15 @@ impl Sandbox {
         oauth::PUBLIC_CLIENT_ID
     }
 
+    /// Google's key file (JSON) of the service account, whose assertions the token endpoint believes;
+    /// made at the first call.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn service_account_key(&self) -> io::Result<Secret> {
+        self.shared.provider.service_account_key()
+    }
+
     /// Registers a redirect URI beyond loopback; it must then be given exactly so.
     pub fn register_redirect(&self, uri: &str) {
         self.shared.provider.register(uri);

@@ -13,8 +13,9 @@ use crate::{
     network,
     rig::{Provider, Tinyproxy, certificates_for},
     support::{
-        free_address,
+        eventually, free_address,
         login::Login,
+        mail::message,
         relay::{Relay, Site},
         scratch,
     },
@@ -216,6 +217,60 @@ fn a_sign_in_goes_through_the_proxy() {
         "{said}"
     );
     assert!(!said.contains("canary"), "{said}");
+}
+
+/// A message goes to an API through the proxy, with a login and with TLS that believes the profile's
+/// file; when the proxy is gone the message waits and the log says why.
+#[test]
+fn an_upload_goes_through_the_proxy() {
+    if !network::is_inside("proxy::an_upload_goes_through_the_proxy") {
+        return;
+    }
+    let rig = Rig::new("client_credentials");
+    let mut proxy = tinyproxy(rig.provider.address.port(), Some(LOGIN));
+    let line = format!("proxy = \"http://relay:canary-proxy@{}\"\n", proxy.address);
+    rig.site.edit("#proxy", &line);
+    let grant = "grant = \"client_credentials\"\n";
+    let by_graph = format!("{grant}transport = \"graph\"\n");
+    rig.site.edit(grant, &by_graph);
+    let url = rig.provider.issuer();
+    let graph = format!("[account.alerts.graph]\nurl = \"{url}\"\n");
+    rig.site.extend(&[graph]);
+    let _relay = rig.start(&[]);
+    rig.site.wait_account("alerts", "ready");
+    let tunnels = proxy.tunnels();
+
+    // More than fits into the buffers on the way.
+    let text = "0123456789012345678901234567890123456789\r\n".repeat(30_000);
+    let large = message("upload", text.as_bytes());
+    rig.site.submit(&large);
+    rig.site.wait_empty();
+    let log = rig.provider.log();
+    let taken = log
+        .lines()
+        .find_map(|line| line.strip_prefix("mail-taken "));
+    let (octets, from) = taken.and_then(|it| it.split_once(' ')).expect(&log);
+    assert_eq!(from, network::PROXY.to_string());
+    // In base64.
+    assert!(octets.parse::<usize>().unwrap() > large.len() * 4 / 3);
+    assert!(proxy.tunnels() > tunnels);
+
+    proxy.stop();
+    rig.site.submit(&large);
+    let told = format!("the proxy http://{} cannot be reached", proxy.address);
+    let log = eventually("the log says what is wrong", || {
+        let log = fs::read_to_string(rig.site.log()).unwrap();
+        log.contains(&told).then_some(log)
+    });
+    assert!(!log.contains("canary"), "{log}");
+    let account = eventually("delivery pauses", || {
+        let account = rig.site.account("alerts");
+        reason(&account).contains("pauses").then_some(account)
+    });
+    assert!(!account.to_string().contains("canary"), "{account}");
+    assert_eq!(rig.site.queue().len(), 1);
+    assert_eq!(rig.provider.count("mail-taken"), 1);
+    assert_eq!(rig.provider.count("mail-refused"), 0);
 }
 
 /// A provider's certificate is believed when the platform's roots or the profile's file say so, and not

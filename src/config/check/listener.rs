@@ -12,6 +12,7 @@ use super::{Checker, positive};
 use crate::{
     admin,
     config::{field::Listed, file, leaf::DeliveryContract, units::ByteSize},
+    delivery,
     submission::{
         self, Address, Auth, AuthWithoutTls, Contract, LineEndings, Listener, LongLines, Tls,
     },
@@ -60,6 +61,18 @@ const fn v6(address: Ipv6Addr, prefix: u8) -> IpNet {
 /// Who may connect unless told otherwise.
 fn loopback() -> Vec<IpNet> {
     vec![v4([127, 0, 0, 0], 8), v6(Ipv6Addr::LOCALHOST, 128)]
+}
+
+/// A message whose client waits goes in one transaction, whichever account it leaves by: more
+/// recipients than that may have are asked to come in a second one.
+pub(super) fn fit_to_accounts(listeners: &mut [Listener], accounts: &[delivery::Account]) {
+    let widths = accounts.iter().map(|it| it.limits.recipients_per_message);
+    let Some(least) = widths.min() else { return };
+    for listener in listeners {
+        if listener.delivery == Contract::Direct {
+            listener.max_recipients = listener.max_recipients.min(least);
+        }
+    }
 }
 
 impl Checker<'_> {

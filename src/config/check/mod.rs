@@ -45,7 +45,7 @@ pub(super) fn check(
     let state_dir = checker.state_dir(&file.state_dir);
     let hostname = checker.hostname(&file.hostname);
     let admin = checker.admin(file, &state_dir);
-    let listeners = checker.listeners(&file.listener, &admin);
+    let mut listeners = checker.listeners(&file.listener, &admin);
     let profiles = checker.providers(file, &admin);
     let upstream = upstream::Upstream {
         profiles: &profiles,
@@ -56,6 +56,7 @@ pub(super) fn check(
     let clients = checker.clients(&file.client, &file.account);
     let router = checker.router(file, &listeners);
     checker.logins(&listeners, clients.len());
+    listener::fit_to_accounts(&mut listeners, &accounts.delivery);
     let key = checker.key(&file.store.key, &state_dir);
     let (retry, bounce_to) = checker.queue(&file.queue);
     let trace = checker.trace(&file.trace);

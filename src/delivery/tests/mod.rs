@@ -31,6 +31,8 @@ struct Manners {
     banner: &'static str,
     /// Tokens or passwords it takes; `None`: any.
     takes: Option<HashSet<String>>,
+    /// To any login; empty: by `takes`.
+    auth: &'static str,
     mail: &'static str,
     /// Only for the null reverse-path.
     mail_null: &'static str,
@@ -199,7 +201,10 @@ impl Upstream {
             Some((_, token)) => token.trim_end_matches('\x01'),
             None => clear.rsplit('\0').next()?,
         };
-        let takes = self.manners().takes;
+        let Manners { takes, auth, .. } = self.manners();
+        if !auth.is_empty() {
+            return Some(format!("{auth}\r\n"));
+        }
         Some(match takes.is_none_or(|takes| takes.contains(secret)) {
             true => "235 2.7.0 welcome\r\n".to_owned(),
             false => "535 5.7.8 no\r\n".to_owned(),

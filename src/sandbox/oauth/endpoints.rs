@@ -16,14 +16,18 @@ use tokio::time::Instant;
 
 use super::{
     NO_STORE, Refusal,
-    grants::{DEVICE_INTERVAL, DEVICE_LIFETIME, Tokens},
+    grants::{Consent, DEVICE_INTERVAL, DEVICE_LIFETIME, Tokens},
     identity,
     params::{Client, Params},
+    service_account,
 };
 use crate::sandbox::{Shared, faults::Deed};
 
 /// RFC 8628 §3.4.
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// RFC 7523 §2.1.
+const ASSERTION_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// `POST /token` (RFC 6749 §3.2).
 pub(in crate::sandbox) async fn token(
@@ -41,9 +45,14 @@ pub(in crate::sandbox) async fn token(
         return (status, NO_STORE, json, body).into_response();
     }
     let answer = Params::parse(&body).and_then(|params| {
-        let client = params.client(&shared.provider, &headers)?;
         let grant_type = params.need("grant_type")?;
-        let tokens = grant(&shared, client, grant_type, &params)?;
+        let (client, tokens) = if grant_type == ASSERTION_GRANT {
+            // The assertion says who asks.
+            (SERVICE_ACCOUNT, asserted(&shared, &params)?)
+        } else {
+            let client = params.client(&shared.provider, &headers)?;
+            (client, grant(&shared, client, grant_type, &params)?)
+        };
         tracing::debug!(event = "token_issued", client = client.id, grant_type);
         tokens.json(&shared, client)
     });
@@ -54,6 +63,28 @@ pub(in crate::sandbox) async fn token(
             refusal.into_response()
         }
     }
+}
+
+/// Whoever holds the service account's key.
+const SERVICE_ACCOUNT: Client = Client {
+    id: service_account::ADDRESS,
+    confidential: true,
+};
+
+/// An access token for the mailbox that an assertion names.
+fn asserted(shared: &Shared, params: &Params) -> Result<Tokens, Refusal> {
+    let provider = &shared.provider;
+    let (assertion, now) = (params.need("assertion")?, shared.clock.now());
+    let asked = provider
+        .service_account
+        .asked(assertion, &provider.token_url(), now)?;
+    let consent = Consent {
+        client_id: SERVICE_ACCOUNT.id.to_owned(),
+        mailbox: Some(asked.mailbox),
+        scope: asked.scope,
+        nonce: None,
+    };
+    provider.grants().unattended(consent, Instant::now())
 }
 
 fn grant(
@@ -212,7 +243,7 @@ pub(in crate::sandbox) async fn metadata(State(shared): State<Arc<Shared>>) -> J
     Json(json!({
         "issuer": issuer,
         "authorization_endpoint": format!("{issuer}/authorize"),
-        "token_endpoint": format!("{issuer}/token"),
+        "token_endpoint": shared.provider.token_url(),
         "device_authorization_endpoint": format!("{issuer}/device/code"),
         "revocation_endpoint": format!("{issuer}/revoke"),
         "introspection_endpoint": format!("{issuer}/introspect"),
@@ -224,7 +255,7 @@ pub(in crate::sandbox) async fn metadata(State(shared): State<Arc<Shared>>) -> J
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported":
-            ["authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT],
+            ["authorization_code", "refresh_token", "client_credentials", DEVICE_GRANT, ASSERTION_GRANT],
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": methods,
         "authorization_response_iss_parameter_supported": true,

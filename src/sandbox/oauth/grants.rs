@@ -299,6 +299,11 @@ impl Grants {
             scope: scope.to_owned(),
             nonce: None,
         };
+        self.unattended(consent, now)
+    }
+
+    /// An access token for what was consented to beforehand, and nothing to refresh.
+    pub(super) fn unattended(&mut self, consent: Consent, now: Instant) -> Result<Tokens, Refusal> {
         self.grant(consent, false, now).map(|(_, tokens)| tokens)
     }
 

@@ -11,6 +11,7 @@ pub(super) mod grants;
 mod identity;
 mod params;
 pub(super) mod random;
+mod service_account;
 
 use std::{
     io,
@@ -25,6 +26,7 @@ use axum::{
 use grants::Grants;
 use identity::Signer;
 use serde_json::json;
+use service_account::ServiceAccount;
 use url::Url;
 
 use crate::secret::Secret;
@@ -45,6 +47,7 @@ pub(super) struct Provider {
     /// Redirect URIs beyond loopback, exactly as registered.
     redirect_uris: Mutex<Vec<String>>,
     signer: Signer,
+    service_account: ServiceAccount,
     grants: Mutex<Grants>,
 }
 
@@ -57,8 +60,21 @@ impl Provider {
             client_secret,
             redirect_uris: Mutex::default(),
             signer: Signer::new()?,
+            service_account: ServiceAccount::default(),
             grants: Mutex::new(grants),
         })
+    }
+
+    /// Google's key file (JSON) for the service account; the same at every call.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub(super) fn service_account_key(&self) -> io::Result<Secret> {
+        self.service_account.key_file(&self.token_url())
+    }
+
+    fn token_url(&self) -> String {
+        format!("{}/token", self.issuer)
     }
 
     /// What was granted. Held for the length of one look or one change.
@@ -130,6 +146,9 @@ refusals! {
     SLOW_DOWN = 400 "slow_down" "polled too soon; the interval is 5 seconds longer now";
     EXPIRED_TOKEN = 400 "expired_token" "the code was not entered in time";
     ACCESS_DENIED = 400 "access_denied" "the person said no";
+    ASSERTION = 400 "invalid_grant" "the assertion cannot be read, or a claim is missing";
+    ASSERTION_SIGNATURE = 400 "invalid_grant" "Invalid JWT Signature: not the service account's key of this run";
+    ASSERTION_CLAIMS = 400 "invalid_grant" "Invalid JWT: aud must be this endpoint, and iat to exp an hour at most around now";
     CLIENT = 401 "invalid_client" "unknown client, or its secret is wrong or missing";
     TWO_METHODS = 400 "invalid_request" "client authentication was given twice, choose one method";
     PARAMETERS = 400 "invalid_request" "a parameter is given twice, or the form cannot be read";

@@ -80,9 +80,11 @@ const provider = new Provider(issuer, {
 
 const say = (fact, detail = '') => console.log(`${fact} ${detail}`.trim());
 // Whoever sees these lines anywhere else has found a leak.
+const issued = new Set();
 const secrets = (...values) => values.filter(Boolean).forEach((value) => say('secret', value));
 provider.on('grant.success', (ctx) => {
   say('granted', ctx.oidc.params?.grant_type);
+  issued.add(ctx.body?.access_token);
   secrets(ctx.body?.access_token, ctx.body?.refresh_token, ctx.body?.id_token);
 });
 provider.on('device_authorization.success', (ctx, body) => secrets(body?.device_code));
@@ -92,8 +94,19 @@ provider.on('refresh_token.consumed', () => say('refresh-token-consumed'));
 provider.on('introspection.error', (ctx, error) => say('introspection-error', error.message));
 provider.on('server_error', (ctx, error) => say('server-error', error.stack));
 const answer = provider.callback();
+// Graph's sendMail, as far as the way to it matters: how many octets came from whom, with our token.
+const sendMail = (req, res, peer) => {
+  let octets = 0;
+  req.on('data', (piece) => { octets += piece.length; });
+  req.on('end', () => {
+    const good = issued.has(req.headers.authorization?.replace(/^Bearer /, ''));
+    say(good ? 'mail-taken' : 'mail-refused', `${octets} ${peer}`);
+    res.writeHead(good ? 202 : 401).end();
+  });
+};
 const guarded = (req, res) => {
   const peer = req.socket.remoteAddress;
+  if (req.url.endsWith('/sendMail')) return sendMail(req, res, peer);
   if (req.url !== '/token' || !process.env.ONLY_FROM || peer === process.env.ONLY_FROM) return answer(req, res);
   say('token-asked-by', peer);
   return res.writeHead(403, { 'content-type': 'text/html' }).end('<html>not you</html>');

@@ -2,6 +2,7 @@
 //! octets, the recipients, what is too large, what goes wrong, and `transport = "auto"`.
 
 mod corpus;
+mod waiting;
 
 use std::{
     collections::BTreeSet,
@@ -38,6 +39,7 @@ struct Rig {
 enum By {
     Application,
     Person,
+    ServiceAccount,
 }
 
 impl Rig {
@@ -70,6 +72,13 @@ impl Rig {
                 ),
                 "client_credentials",
             ),
+            By::ServiceAccount => (
+                format!(
+                    "kind = \"google\"\ntoken_url = \"http://{http}/token\"\nservice_account_file = \"{}\"",
+                    site.path().join("practice.service-account.json").display()
+                ),
+                "service_account",
+            ),
             By::Person => (
                 format!(
                     "kind = \"custom\"\n{}\nscope = \"https://mail.google.com/ offline_access\"\nclient_authentication = \"basic\"",
@@ -78,15 +87,18 @@ impl Rig {
                 "authorization_code",
             ),
         };
+        let client = match by {
+            By::ServiceAccount => String::new(),
+            By::Application | By::Person => ["client_id", "client_secret", "redirect_url"]
+                .map(line)
+                .join("\n"),
+        };
         site.extend(&[format!(
-            "[provider.practice]\n{provider}\n{}\n{}\n{}\n\
+            "[provider.practice]\n{provider}\n{client}\n\
              [account.practice]\nprovider = \"practice\"\nmailbox = \"{MAILBOX}\"\n\
              grant = \"{grant}\"\ntransport = \"{transport}\"\n\
              [account.practice.limits]\nmessages_per_minute = 0\n\
              [account.practice.smtp]\nhost = \"127.0.0.1\"\nport = {}\ntls = \"starttls\"\n{}\n{}\n",
-            line("client_id"),
-            line("client_secret"),
-            line("redirect_url"),
             smtp.port(),
             line("ca_file"),
             tables.replace("@API@", &format!("http://{http}")),
@@ -161,11 +173,16 @@ impl Rig {
         assert!(head.contains(" 200 "), "{}", String::from_utf8_lossy(&body));
     }
 
+    /// Everything the sandbox has taken by now.
+    fn messages(&self) -> Vec<Value> {
+        let (_, body) = self.ask("GET", "/messages", "", b"");
+        serde_json::from_slice(&body).unwrap()
+    }
+
     /// Everything the sandbox took, once there is so much of it.
     fn taken(&self, count: usize) -> Vec<Value> {
         eventually("the sandbox has the mail", || {
-            let (_, body) = self.ask("GET", "/messages", "", b"");
-            let taken: Vec<Value> = serde_json::from_slice(&body).unwrap();
+            let taken = self.messages();
             (taken.len() >= count).then_some(taken)
         })
     }
@@ -263,6 +280,24 @@ fn by_graph_a_hundred_messages_arrive_octet_for_octet_and_20_mb_go_by_smtp() {
 fn by_gmail_a_hundred_messages_arrive_octet_for_octet_20_mb_among_them() {
     let rig = Rig::gmail();
     corpus_survives(&rig, vec![corpus::large(MAILBOX, 20_000_000)], "gmail");
+}
+
+#[test]
+fn a_service_account_sends_by_gmail_as_the_mailbox() {
+    let tables = "[account.practice.gmail]\nurl = \"@API@\"\n";
+    let rig = Rig::start(By::ServiceAccount, "gmail", tables);
+    rig.site.wait_account("practice", "ready");
+    rig.submit(&[TO], &addressed(TO, ""));
+    let taken = rig.taken(1);
+    assert_eq!(
+        (&taken[0]["over"], &taken[0]["mailbox"]),
+        (&json!("gmail"), &json!(MAILBOX))
+    );
+    // Nothing refreshes such a token: another assertion brings another.
+    rig.play(&json!({"fault": "expire"}));
+    rig.submit(&[TO], &addressed(TO, ""));
+    assert_eq!(rig.taken(2).len(), 2);
+    rig.site.wait_empty();
 }
 
 #[test]
@@ -375,6 +410,24 @@ fn what_goes_wrong_at_an_api_is_told_apart() {
     assert_eq!(held["transport"], "graph");
 }
 
+/// One address that the API does not take: its one answer is everybody's, and one report names all.
+#[test]
+fn one_bad_recipient_is_the_whole_requests_and_one_report_names_all() {
+    let rig = Rig::graph("");
+    let body = json!({"error": {"code": "ErrorInvalidRecipients", "message": "no"}}).to_string();
+    rig.play(&json!({"fault": "api", "status": 400, "times": 1, "body": body}));
+    let to = ["good@example.org", "bad@example.org"];
+    rig.submit(&to, &addressed(&to.join(", "), ""));
+    rig.site.wait_empty();
+    let taken = rig.taken(1);
+    assert_eq!(taken.len(), 1, "a report and nothing else");
+    assert_eq!(recipients(&taken[0]), set(&["app@example.test"]));
+    let report = taken[0]["message"].as_str().unwrap();
+    for told in to.into_iter().chain(["ErrorInvalidRecipients"]) {
+        assert!(report.contains(told), "{told}: {report}");
+    }
+}
+
 #[test]
 fn auto_goes_over_to_graph_when_smtp_is_switched_off() {
     let rig = Rig::start(
@@ -405,6 +458,20 @@ fn auto_goes_over_to_graph_when_smtp_is_switched_off() {
     );
     let log = fs::read_to_string(rig.site.log()).unwrap();
     assert!(log.contains("transport_switched"), "{log}");
+    let (_, metrics) = rig.site.get("/metrics").unwrap();
+    let switches = "gatepost_transport_switches_total{to=\"graph\"} 1";
+    assert!(metrics.contains(switches), "{metrics}");
+    let accounts = rig.site.cli(&["accounts"]);
+    assert!(
+        accounts.contains("mail flows, by graph since"),
+        "{accounts}"
+    );
+    // Each message says by which way it went.
+    eventually("the trace has both ways", || {
+        let told = rig.site.cli(&["trace", TO]);
+        let by = |way: &str| told.contains(&format!("({way}, "));
+        (by("graph") && by("smtp")).then_some(())
+    });
     let tested = rig.site.cli(&["test", "practice", "--to", TO]);
     assert!(tested.contains("Graph: HTTP 202"), "{tested}");
 }
