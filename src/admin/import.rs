@@ -15,6 +15,7 @@ use axum::{
 };
 
 use super::{
+    Shared,
     api::{Imported, Problem, QueueDetail},
     handlers::{Answer, AppState},
     problem::chain,
@@ -32,6 +33,15 @@ const PIECE: usize = 128 * 1024;
 
 pub(super) async fn import(State(shared): AppState, body: Body) -> Answer<Imported> {
     let mut input = Input::new(body);
+    let answer = take(&shared, &mut input).await;
+    if answer.is_err() {
+        // A client that still writes would meet a closed connection and never read why.
+        while let Ok(Some(_)) = input.next().await {}
+    }
+    answer
+}
+
+async fn take(shared: &Shared, input: &mut Input) -> Answer<Imported> {
     let envelope = input.envelope().await?;
     let detail: QueueDetail = serde_json::from_slice(&envelope).map_err(|error| {
         refuse(format!("the envelope cannot be read: {error}"))
