@@ -16,6 +16,7 @@ PACKAGES=(
     tinyproxy-bin iproute2                                  # between us and the provider
     haproxy                                                 # between clients and us
     postfix swaks msmtp curl php-cli libphp-phpmailer python3 python3-venv # senders
+    libjakarta-mail-java                                    # and Java, below
     git git-email s-nail bsd-mailx mutt                     # programs that call sendmail
     libdb5.3 libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0 libevent-2.1-7 libpam0g # what Exim and OpenSMTPD need
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
@@ -24,7 +25,7 @@ PACKAGES=(
 )
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
-    cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks git:git s-nail:s-nail bsd-mailx:bsd-mailx mutt:mutt dpkg-deb:dpkg
+    cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks git:git s-nail:s-nail bsd-mailx:bsd-mailx mutt:mutt dpkg-deb:dpkg javac:openjdk-17-jdk-headless
     tinyproxy:tinyproxy-bin haproxy:haproxy prlimit:util-linux ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
     setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
 )
@@ -46,6 +47,7 @@ for package in "${PACKAGES[@]}"; do
     [ "$status" = "install ok installed" ] || missing+=("$package")
 done
 if ! command -v node >/dev/null && ! command -v npm >/dev/null; then missing+=(npm); fi
+command -v javac >/dev/null || missing+=(openjdk-17-jdk-headless)
 if [ ${#missing[@]} -gt 0 ]; then
     command -v apt-get >/dev/null || die "missing packages: ${missing[*]}"
     echo "installing ${missing[*]}"

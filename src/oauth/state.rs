@@ -103,9 +103,61 @@ pub(super) fn revive(
 
 #[cfg(test)]
 mod tests {
+    use std::{cmp::Reverse, collections::BinaryHeap};
+
     use super::*;
 
     const MINUTE: u64 = 60;
+
+    /// A year of a thousand accounts whose tokens live an hour, by these functions alone (with the
+    /// keeper whole: `tests/year.rs`). Every day the provider is away for five minutes, at another time.
+    #[test]
+    fn no_token_of_a_thousand_runs_out_in_a_year_and_load_is_smooth() {
+        const ACCOUNTS: u64 = 1000;
+        const LIFE: u64 = 3600;
+        const DAY: u64 = 86_400;
+        const YEAR: u64 = 365 * DAY;
+        const AWAY: u64 = 5 * MINUTE;
+        // Who was turned away comes back within this.
+        const AFTERMATH: u64 = 20 * MINUTE;
+        let away_from = |day: u64| day * DAY + day * 12_347 % (DAY - AFTERMATH - AWAY);
+        let mut draw = 1_u64;
+        let mut chance = || {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            Chance(f64::from(u32::try_from(draw >> 33).unwrap()) / f64::from(1_u32 << 31))
+        };
+        let life = life(Some(LIFE));
+        // When each is due and its failures in a row, the next one first; when its token ends.
+        let mut due: BinaryHeap<Reverse<(u64, u64, u32)>> =
+            (0..ACCOUNTS).map(|n| Reverse((n * 2, n, 0))).collect();
+        let mut ends = vec![LIFE; 1000];
+        let mut minutes = vec![0_u32; usize::try_from(YEAR / MINUTE).unwrap()];
+        while let Some(Reverse((now, account, failures))) = due.pop() {
+            if now >= YEAR {
+                break;
+            }
+            minutes[usize::try_from(now / MINUTE).unwrap()] += 1;
+            let end = &mut ends[usize::try_from(account).unwrap()];
+            assert!(now < *end, "account {account} has no token at {now}");
+            let away = away_from(now / DAY);
+            let (wait, failures) = if (away..away + AWAY).contains(&now) {
+                (backoff(failures + 1, None, chance()), failures + 1)
+            } else {
+                *end = now + LIFE;
+                (refresh_after(life, chance()), 0)
+            };
+            due.push(Reverse((now + wait.as_secs().max(1), account, failures)));
+        }
+        let is_calm = |minute: u64| {
+            let away = away_from(minute * MINUTE / DAY);
+            // The minute in which it goes away counts the first who try again.
+            !(away.saturating_sub(MINUTE)..away + AWAY + AFTERMATH).contains(&(minute * MINUTE))
+        };
+        let mean = minutes.iter().sum::<u32>() / u32::try_from(minutes.len()).unwrap();
+        let calm = (0..).zip(&minutes).filter(|(minute, _)| is_calm(*minute));
+        let peak = calm.map(|(_, load)| *load).max().unwrap();
+        assert!(peak <= 4 * mean, "{peak} a minute, {mean} on average");
+    }
 
     #[test]
     fn a_told_life_is_believed_within_bounds() {

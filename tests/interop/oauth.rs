@@ -546,6 +546,34 @@ fn rotation() {
     );
 }
 
+/// A shared mailbox: a delegate signs in and authenticates, mail leaves as the mailbox (Send As).
+#[test]
+fn shared_mailbox() {
+    const SHARED: &str = "shared@example.test";
+    let rig = Rig::new("authorization_code", "starttls", "xoauth2");
+    rig.site.edit(
+        &format!("mailbox = \"{MAILBOX}\""),
+        &format!("mailbox = \"{SHARED}\"\nsign_in_user = \"{MAILBOX}\""),
+    );
+    rig.site.edit(
+        "auth = \"xoauth2\"",
+        &format!("auth = \"xoauth2\"\nusername = \"{MAILBOX}\""),
+    );
+    rig.site
+        .extend(&["[account.alerts.sender]\nrewrite = \"both\"\n".to_owned()]);
+    let _relay = rig.site.start();
+    // Dovecot takes a token with its own user alone: it is the delegate's that AUTH names.
+    rig.sign_in(MAILBOX);
+    rig.site.submit(&message("shared", b"As the mailbox.\r\n"));
+    let came = rig.sink.find("As the mailbox.");
+    assert_eq!(came.from, SHARED);
+    let text = String::from_utf8_lossy(&came.octets);
+    let from = text.lines().find(|line| line.starts_with("From:"));
+    assert!(from.unwrap().contains(SHARED), "{text}");
+    assert!(text.contains("Reply-To:"), "{text}");
+    rig.site.wait_account("alerts", "ready");
+}
+
 /// The wrong person signed in: Dovecot's challenge is told, the mail is kept and not bounced, and after
 /// the right sign-in it flows with no further command.
 #[test]

@@ -12,6 +12,7 @@
 mod support;
 
 mod apis;
+mod bulk;
 mod cli;
 mod clients;
 mod crash;

@@ -345,6 +345,63 @@ fn smtplib() {
     });
 }
 
+/// Where Debian keeps Java's libraries.
+const JARS: [&str; 2] = [
+    "/usr/share/java/jakarta-mail.jar",
+    "/usr/share/java/jakarta-activation.jar",
+];
+
+/// Compiled once: the launcher that takes source files would compile it for each message.
+fn jakarta_class(office: &Office) -> String {
+    for jar in JARS {
+        assert!(
+            Path::new(jar).is_file(),
+            "{jar}: install the package libjakarta-mail-java"
+        );
+    }
+    let mut compile = Command::new(program("javac", "openjdk-17-jdk-headless"));
+    compile.args(["-cp", &JARS.join(":"), "-d"]);
+    compile.arg(office.site.path()).arg(script("Send.java"));
+    run(&compile, b"");
+    let mut trust = Command::new(program("keytool", "openjdk-17-jdk-headless"));
+    trust.args(["-importcert", "-noprompt", "-storetype", "PKCS12"]);
+    trust.args(["-storepass", "changeit", "-keystore"]);
+    trust
+        .arg(office.file("trust.p12"))
+        .arg("-file")
+        .arg(office.ca());
+    run(&trust, b"");
+    format!("{}:{}", office.site.path().display(), JARS.join(":"))
+}
+
+/// Jakarta Mail, which Java's ERP systems send with. A virtual machine a message is slow: one way of
+/// each kind.
+#[test]
+fn jakarta_mail() {
+    let ways = [Way::Open, Way::StartTls("LOGIN"), Way::Tls("PLAIN")];
+    let office = Office::open();
+    let classes = jakarta_class(&office);
+    office.all("jakarta-mail", &ways, |letter| {
+        let mut command = Command::new(program("java", "openjdk-17-jdk-headless"));
+        let trust = letter.office.file("trust.p12");
+        command.arg(format!("-Djavax.net.ssl.trustStore={}", trust.display()));
+        command.args([
+            "-Djavax.net.ssl.trustStorePassword=changeit",
+            "-XX:TieredStopAtLevel=1",
+        ]);
+        command.args(["-cp", &classes, "Send", &letter.port()]);
+        command.arg(match letter.way {
+            Way::Open | Way::Clear(_) => "open",
+            Way::StartTls(_) => "starttls",
+            Way::Tls(_) => "tls",
+        });
+        if let Some(mechanism) = letter.way.mechanism() {
+            command.args([mechanism, USER, PASSWORD]);
+        }
+        run(&command, letter.octets);
+    });
+}
+
 #[test]
 fn nodemailer() {
     Office::open().all("nodemailer", &Way::ALL, |letter| {
