@@ -225,9 +225,10 @@ impl Account {
 
 /// A lane that waits is ready all the same, but the reader wants to know why nothing moves.
 fn pause(lane: Option<delivery::LaneStatus>, now: Timestamp) -> Option<Diagnosis> {
-    let until = lane?.paused_until.filter(|until| *until > now)?;
+    let lane = lane?;
+    let until = lane.paused_until.filter(|until| *until > now)?;
     Some(Diagnosis {
-        reason: format!("delivery pauses until {until} (throttled, or the smarthost is away)"),
+        reason: format!("delivery pauses until {until}: {}", lane.trouble),
         remedy: "nothing to do: it goes on by itself; `gatepost queue retry --account` goes on now"
             .into(),
     })
@@ -762,6 +763,7 @@ mod tests {
         let lane = LaneStatus {
             held,
             paused_until,
+            trouble: "connection refused".into(),
             last_delivery_at: None,
             limits: delivery::Limits {
                 connections: 2,
@@ -954,7 +956,12 @@ mod tests {
         }
         let paused = account(Some(State::Ready), None, Some(at(30)));
         assert_eq!(paused.state, AccountState::Ready);
-        assert!(paused.reason.unwrap().contains("1970-01-01T00:00:30Z"));
+        assert!(
+            paused
+                .reason
+                .unwrap()
+                .ends_with("00:00:30Z: connection refused")
+        );
     }
 
     /// An account that retries can send while its old token lives.

@@ -214,6 +214,7 @@ impl Lane {
         LaneStatus {
             held: state.gate.held().cloned(),
             paused_until,
+            trouble: state.trouble.clone(),
             last_delivery_at: state.last_delivery_at,
             limits: self.account.limits.clone(),
             pace,
@@ -565,13 +566,18 @@ impl Lane {
     }
 
     fn day_is_full(&self, until: Instant, now: Instant) {
-        self.state().gate.slow(until - now, false, now);
+        const FULL: &str = "limits.recipients_per_day is reached";
+        {
+            let mut state = self.state();
+            state.gate.slow(until - now, false, now);
+            FULL.clone_into(&mut state.trouble);
+        }
         self.tell();
         let limit = self.account.limits.recipients_per_day;
         tracing::warn!(
             event = "paused",
             account = %self.account.name,
-            reason = "limits.recipients_per_day is reached",
+            reason = FULL,
             limit,
             wait_ms = millis(until - now),
         );

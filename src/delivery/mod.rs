@@ -191,6 +191,9 @@ pub struct LaneStatus {
     pub held: Option<Diagnosis>,
     /// Not before then (throttled, or the connection failed).
     pub paused_until: Option<Timestamp>,
+    /// What last kept the account from sending; it says why while there is a pause, and may be over
+    /// else.
+    pub trouble: String,
     /// When a message last went out.
     pub last_delivery_at: Option<Timestamp>,
     /// The pace as configured.

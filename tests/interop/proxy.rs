@@ -267,6 +267,7 @@ fn an_upload_goes_through_the_proxy() {
         let account = rig.site.account("alerts");
         reason(&account).contains("pauses").then_some(account)
     });
+    assert!(reason(&account).contains(&told), "{account}");
     assert!(!account.to_string().contains("canary"), "{account}");
     assert_eq!(rig.site.queue().len(), 1);
     assert_eq!(rig.provider.count("mail-taken"), 1);
