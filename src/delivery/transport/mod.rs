@@ -172,7 +172,7 @@ impl Cause {
 }
 
 /// One message for some of its recipients.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Job<'a> {
     /// Which message.
     pub id: QueueId,

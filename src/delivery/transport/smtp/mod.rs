@@ -97,7 +97,12 @@ impl Connection {
         if let Some(reply) = self.refused_beforehand(job).await? {
             return Ok(same(job.recipients.len(), Phase::Mail, &reply));
         }
-        let answers = self.transaction(job, ready).await;
+        let unsaid = self.unsaid(job);
+        let answers = if unsaid.iter().all(Option::is_none) {
+            self.transaction(job, ready).await
+        } else {
+            self.transaction_without(unsaid, job, ready).await
+        };
         let lost = match &answers {
             Err(_) => true,
             Ok(answers) => answers.iter().any(|(_, reply)| reply.code == CLOSING),
@@ -108,6 +113,43 @@ impl Connection {
             self.out = Vec::new();
         }
         answers
+    }
+
+    /// By recipient: the refusal where its RCPT cannot be said to this server. The others are not to
+    /// blame for its address (RFC 6531 §3.4).
+    fn unsaid(&mut self, job: &Job<'_>) -> Vec<Option<Reply>> {
+        self.out.clear();
+        let (capabilities, out) = (&self.capabilities, &mut self.out);
+        let recipients = job.recipients.iter();
+        let said = recipients.map(|recipient| client::rcpt(recipient, capabilities, out));
+        said.map(|said| said.err().map(unsayable)).collect()
+    }
+
+    /// The transaction of those whose address can be said; all or none of them as the job wants.
+    async fn transaction_without(
+        &mut self,
+        unsaid: Vec<Option<Reply>>,
+        job: &Job<'_>,
+        ready: impl Future<Output = bool>,
+    ) -> Result<Answers, Failure> {
+        let recipients = job.recipients.iter().zip(&unsaid);
+        let sayable = recipients.filter(|(_, refusal)| refusal.is_none());
+        let part = Job {
+            recipients: sayable.map(|(recipient, _)| *recipient).collect(),
+            ..job.clone()
+        };
+        let refusal = unsaid.iter().flatten().next();
+        let mut answers = match refusal {
+            Some(refusal) if job.all_or_none || part.recipients.is_empty() => {
+                return Ok(same(unsaid.len(), Phase::Rcpt, refusal));
+            }
+            Some(_) | None => self.transaction(&part, ready).await?.into_iter(),
+        };
+        let each = unsaid.into_iter().filter_map(|refusal| match refusal {
+            Some(refusal) => Some((Phase::Rcpt, refusal)),
+            None => answers.next(),
+        });
+        Ok(each.collect())
     }
 
     async fn transaction(

@@ -202,6 +202,39 @@ async fn the_envelope_goes_in_one_write_and_every_recipient_has_its_own_reply() 
 }
 
 #[tokio::test]
+async fn an_address_that_cannot_be_said_keeps_nobody_else_from_the_message() {
+    let server = Server::new().await;
+    let mut draft = Draft::new(3, "x\r\n");
+    draft.recipients[1] = Recipient::new(Address::parse("gr\u{fc}n@x.example").expect("valid"));
+    play(
+        async {
+            let mut peer = server.greeted(&[]).await;
+            peer.expect("MAIL FROM:<s@b.example>", "250 ok\r\n").await;
+            peer.expect("RCPT TO:<r0@x.example>", "250 ok\r\n").await;
+            peer.expect("RCPT TO:<r2@x.example>", "250 ok\r\n").await;
+            peer.expect("DATA", "354 go\r\n").await;
+            assert_eq!(peer.data().await, b"x\r\n.\r\n");
+            peer.say("250 done\r\n").await;
+        },
+        async {
+            let mut connection = server.open().await.expect("opens");
+            let answers = draft.send(&mut connection).await;
+            let each = [(Phase::End, 250), (Phase::Rcpt, 553), (Phase::End, 250)];
+            assert_eq!(codes(&answers), each);
+            // Where all must have it or nobody, nothing is said at all.
+            let job = Job {
+                all_or_none: true,
+                ..draft.job()
+            };
+            let none = connection.transact(&job, std::future::ready(true)).await;
+            assert_eq!(codes(&none), [(Phase::Rcpt, 553); 3]);
+            assert!(connection.is_usable());
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn without_pipelining_each_command_waits_for_its_reply() {
     let server = Server::new().await;
     let draft = Draft::new(2, "x\r\n");
