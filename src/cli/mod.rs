@@ -5,6 +5,7 @@
 mod accounts;
 mod check;
 mod clients;
+mod completions;
 mod demo;
 mod doctor;
 mod hash_password;
@@ -12,6 +13,7 @@ mod healthcheck;
 mod keeper;
 mod login;
 mod logout;
+mod man;
 mod printer;
 mod queue;
 mod reach;
@@ -88,6 +90,10 @@ enum Verb {
     Sendmail(sendmail::Args),
     /// Exit 0 if the daemon lives, 1 if not (for containers)
     Healthcheck,
+    /// Print a script that completes this command line in a shell
+    Completions(completions::Args),
+    /// Print the manual page of the program or of a verb (`gatepost man | man -l -`)
+    Man(man::Args),
 }
 
 /// What every verb gets.
@@ -160,6 +166,8 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Reload => client(reload::run(context)),
         Verb::Sendmail(args) => sendmail::run(context, &args),
         Verb::Healthcheck => client(healthcheck::run(context)),
+        Verb::Completions(args) => completions::run(context, &args),
+        Verb::Man(args) => man::run(context, &args),
     }
 }
 
@@ -201,7 +209,7 @@ mod tests {
     use super::*;
 
     /// Verbs whose help is this snapshot's business; the others keep their own.
-    const VERBS: [&[&str]; 16] = [
+    const VERBS: [&[&str]; 18] = [
         &[],
         &["run"],
         &["login"],
@@ -218,6 +226,8 @@ mod tests {
         &["trace"],
         &["reload"],
         &["healthcheck"],
+        &["completions"],
+        &["man"],
     ];
 
     /// The command line is a contract: a change of its help is a change someone must mean.
@@ -263,6 +273,8 @@ mod tests {
             "trace",
             "trace --limit 0 x",
             "trace --since yesterday",
+            "completions",
+            "completions cmd",
         ] {
             let arguments = std::iter::once("gatepost").chain(line.split_whitespace());
             let refused = Cli::try_parse_from(arguments).map(|_| ()).unwrap_err();
@@ -289,6 +301,9 @@ mod tests {
             "queue export --sender *@contoso.com --dir out",
             "queue import out --account alerts",
             "test alerts --to ops@example.com",
+            "completions bash",
+            "man",
+            "man queue list",
         ] {
             let arguments = std::iter::once("gatepost").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(arguments).is_ok(), "{line}");
