@@ -14,7 +14,7 @@
 //! | 0 | [`mail`] [`clock`] [`secret`] [`telemetry`] |
 //! | 1 | [`smtp`] [`route`] [`dsn`] [`net`] |
 //! | 2 | [`store`] |
-//! | 3 | [`queue`] [`oauth`] |
+//! | 3 | [`queue`] [`oauth`] [`notify`] |
 //! | 4 | [`submission`] [`delivery`] |
 //! | 5 | [`admin`] |
 //! | 6 | [`config`] |
@@ -33,6 +33,7 @@ pub mod delivery;
 pub mod dsn;
 pub mod mail;
 pub mod net;
+pub mod notify;
 pub mod oauth;
 pub mod queue;
 pub mod route;

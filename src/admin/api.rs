@@ -13,6 +13,7 @@ use crate::{
     mail::{
         AccountName, Address, BodyType, Digest, Notify, QueueId, Recipient, Reply, Ret, ReversePath,
     },
+    notify::Tried,
     oauth::{self, Diagnosis, Grant, Service, Warning},
     queue::{Operation, trace::Story},
     store::{self, EntryState, RecipientEntry, RecipientState, TraceAt},
@@ -150,6 +151,29 @@ pub enum AccountState {
     SignInNeeded,
     /// The provider refuses the account: mail waits, nothing bounces.
     Held,
+}
+
+impl AccountState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Ready,
+        Self::Refreshing,
+        Self::Retrying,
+        Self::SignInNeeded,
+        Self::Held,
+    ];
+
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Refreshing => "refreshing",
+            Self::Retrying => "retrying",
+            Self::SignInNeeded => "sign_in_needed",
+            Self::Held => "held",
+        }
+    }
 }
 
 impl Account {
@@ -658,6 +682,13 @@ pub struct TestRequest {
 pub struct Tested {
     /// In the order they happened; the last says how it ended.
     pub steps: Vec<ProbeStep>,
+}
+
+/// What became of a test notice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notified {
+    /// One for each way that is set.
+    pub channels: Vec<Tried>,
 }
 
 /// What a reload came to.

@@ -12,9 +12,9 @@ use tokio::{io::AsyncReadExt, net::UnixStream};
 use tokio_util::io::ReaderStream;
 
 use super::api::{
-    Account, Imported, Operated, PastedAddress, Problem, QueueDetail, QueuePage, QueueQuery,
-    Reloaded, Selector, SignInRequest, SignInState, SignedIn, SignedOut, Status, TestRequest,
-    Tested, TracePage, TraceQuery,
+    Account, Imported, Notified, Operated, PastedAddress, Problem, QueueDetail, QueuePage,
+    QueueQuery, Reloaded, Selector, SignInRequest, SignInState, SignedIn, SignedOut, Status,
+    TestRequest, Tested, TracePage, TraceQuery,
 };
 use crate::{
     mail::{AccountName, QueueId},
@@ -203,6 +203,15 @@ impl Client {
     pub async fn test(&self, account: &AccountName, to: &str) -> Result<Tested, Error> {
         let request = self.request(Method::POST, &account_path(account, "test"));
         let request = request.json(&TestRequest { to: to.into() });
+        json(request.timeout(TEST_DEADLINE)).await
+    }
+
+    /// Sends a test notice every way that is set.
+    ///
+    /// # Errors
+    /// [`Error`]: none is set. A way that fails is no error, its answer says so.
+    pub async fn test_notify(&self) -> Result<Notified, Error> {
+        let request = self.request(Method::POST, "/notify/test");
         json(request.timeout(TEST_DEADLINE)).await
     }
 

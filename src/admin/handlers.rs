@@ -17,9 +17,9 @@ use tokio_util::io::ReaderStream;
 use super::{
     ReloadRequest, Shared,
     api::{
-        Account, Listener, Operated, PastedAddress, Problem, QueueDetail, QueueEntry, QueuePage,
-        QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest, SignInState,
-        SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
+        Account, Listener, Notified, Operated, PastedAddress, Problem, QueueDetail, QueueEntry,
+        QueuePage, QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest,
+        SignInState, SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
     },
     problem::{Input, Named, Queried},
 };
@@ -27,7 +27,7 @@ use crate::{
     mail::{self, AccountName, Address, QueueId},
     net::tasks::Tasks,
     oauth::{Rotated, SignIn},
-    queue::{Operation, trace::Search},
+    queue::{Counts, Operation, trace::Search},
     store::{self, EntryState, Filter},
     submission::{ClientSeen, Submission},
 };
@@ -175,6 +175,22 @@ pub(super) async fn test(
     Ok(Json(Tested { steps }))
 }
 
+pub(super) async fn test_notify(State(shared): AppState) -> Answer<Notified> {
+    let notify = shared.parts.notify.clone();
+    let tried = to_its_end(&shared.parts.tasks, "test_notify", async move {
+        notify.test().await
+    });
+    let channels = tried.await.ok_or_else(Problem::lost)?;
+    if channels.is_empty() {
+        let nobody = "nobody is told: no way is set in [notify]";
+        return Err(Problem::new(StatusCode::CONFLICT, nobody).remedy(
+            "set notify.webhook, notify.command, or notify.account and notify.to; then \
+             `gatepost reload`",
+        ));
+    }
+    Ok(Json(Notified { channels }))
+}
+
 pub(super) async fn doctor(
     State(shared): AppState,
     Named(name): Named<AccountName>,
@@ -309,6 +325,11 @@ impl Shared {
     /// Every account as it stands.
     pub(super) async fn accounts(&self) -> Result<Vec<Account>, store::Error> {
         let counts = self.parts.queue.counts().await?;
+        Ok(self.accounts_with(&counts))
+    }
+
+    /// Every account as it stands, with these counts of what waits.
+    pub(super) fn accounts_with(&self, counts: &[(AccountName, Counts)]) -> Vec<Account> {
         let now = self.parts.clock.now();
         let view = self.view();
         let accounts = view.accounts.iter().map(|facts| {
@@ -318,7 +339,7 @@ impl Shared {
             let queued = counts.map_or(0, |(_, counts)| counts.queued);
             Account::new(facts, token, lane, queued, now)
         });
-        Ok(accounts.collect())
+        accounts.collect()
     }
 
     pub(super) fn known(&self, name: &AccountName) -> Result<(), Problem> {

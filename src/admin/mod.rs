@@ -16,6 +16,7 @@ mod import;
 mod problem;
 mod server;
 mod socket;
+mod watch;
 
 use std::{
     net::SocketAddr,
@@ -33,6 +34,7 @@ use crate::{
         tasks::Tasks,
         tls::{self, renewing::Renewing},
     },
+    notify::Notifier,
     oauth::Oauth,
     queue::Queue,
     submission::Submission,
@@ -87,6 +89,8 @@ pub struct Parts {
     pub tasks: Tasks,
     /// Encoded at `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Told what is wrong, tried on request.
+    pub notify: Notifier,
     /// Whoever reads the configuration again. It lives above this module, so it is a channel.
     pub reload: mpsc::Sender<ReloadRequest>,
 }

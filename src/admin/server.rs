@@ -17,7 +17,7 @@ use super::{
     api::Problem,
     callback, connection,
     guard::{self, Hosts},
-    handlers, health, import, socket,
+    handlers, health, import, socket, watch,
 };
 use crate::{queue::Operation, telemetry::Metrics};
 
@@ -43,6 +43,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         console: std::sync::OnceLock::new(),
     });
     let tasks = &shared.parts.tasks;
+    tasks.spawn("watch", watch::run(Arc::clone(&shared)));
     let serving = connection::serve(control, control_router(&shared), tasks.clone());
     tasks.spawn("control_socket", async move {
         serving.await;
@@ -109,6 +110,7 @@ fn routes() -> Routes {
             Method::POST,
             post(handlers::doctor),
         ),
+        ("/notify/test", Method::POST, post(handlers::test_notify)),
         ("/sign-ins/callback", Method::POST, post(handlers::pasted)),
         ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
         ("/clients", Method::GET, get(handlers::clients)),

@@ -261,7 +261,7 @@ section! {
 section! {
     /// `[notify]`
     Notify {
-        webhook: Field<Hidden>,
+        webhook: Field<SecretSource>,
         command: Field<Vec<String>>,
         account: Field<String>,
         to: Field<Address>,

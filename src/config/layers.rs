@@ -25,6 +25,9 @@ const SEPARATOR: &str = "__";
 /// Variables with our prefix that are no keys: the file's own path.
 const NO_KEYS: [&str; 1] = ["CONFIG"];
 
+/// What begins the names of what a notice's command is told: it may call `gatepost` itself.
+const NOTICE: &str = "NOTICE_";
+
 /// The sections that stand at the top and have no names in them.
 const PLAIN_SECTIONS: [&str; 6] = ["console", "log", "metrics", "notify", "queue", "store"];
 
@@ -119,7 +122,8 @@ fn is_key(name: &str) -> bool {
             || name.starts_with("PORT_")
             || name.ends_with("_PORT")
             || name.contains("_PORT_"));
-    !name.is_empty() && !from_kubernetes && !NO_KEYS.contains(&name)
+    let is_told = name.starts_with(NOTICE);
+    !name.is_empty() && !from_kubernetes && !is_told && !NO_KEYS.contains(&name)
 }
 
 fn insert(dict: &mut Dict, path: &[&str], value: &str) {

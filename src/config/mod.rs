@@ -22,7 +22,7 @@ mod units;
 
 use std::{fmt, path::PathBuf};
 
-use crate::{delivery, oauth, queue, store, submission};
+use crate::{delivery, notify, oauth, queue, store, submission};
 
 use self::{
     field::{Reader, Report},
@@ -49,6 +49,8 @@ pub struct Config {
     pub delivery: delivery::Config,
     /// Console address, callback.
     pub admin: crate::admin::Config,
+    /// Who is told.
+    pub notify: notify::Config,
     /// Log output.
     pub log: crate::telemetry::log::Config,
     /// Where it was read from, for reload.

@@ -191,7 +191,9 @@ fn no_problem_shows_a_secret() {
         "[provider.p]\nproxy = \"http://u:canary@proxy.example/x\"",
         "[store]\nkey = 1\nurl = \"postgres://user:canary@host/db\"",
         "[store]\nurl = \"mysql://user:canary@host/db\"",
-        "[notify]\nwebhook = \"https://hooks.example/canary\"",
+        "[notify]\nwebhook = \"http://hooks.example/canary\"",
+        "[notify]\nwebhook = \"https://u:canary@hooks.example/\"",
+        "[notify]\nwebhook = [\"https://hooks.example/canary\"]",
         "[console]\npassword_hash = \"canary\"",
         "[[client]]\nname = \"x\"\npassword_hash = \"canary\"",
         "account = \"canary\"",
@@ -474,7 +476,6 @@ fn values_of_later_versions_are_refused() {
     for text in [
         "[store]\nurl = \"postgres://db\"",
         "[console]\npassword_hash = \"x\"",
-        "[notify]\nto = \"a@b.example\"",
     ] {
         assert!(
             problems(text).contains("not in this version yet; "),

@@ -28,9 +28,7 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
     }
 }
 
-const WATCH: &str = "leave it out, and watch /metrics or the log";
-
-const TABLE: [Unbuilt; 6] = [
+const TABLE: [Unbuilt; 2] = [
     row(
         "store.url",
         Which::Begins("postgres"),
@@ -41,10 +39,6 @@ const TABLE: [Unbuilt; 6] = [
         Which::Any,
         "leave it out: the control socket's file permissions are the login",
     ),
-    row("notify.webhook", Which::Any, WATCH),
-    row("notify.command", Which::Any, WATCH),
-    row("notify.account", Which::Any, WATCH),
-    row("notify.to", Which::Any, WATCH),
 ];
 
 /// What to use instead of a value that this version does not do yet.

@@ -20,6 +20,7 @@ use crate::{
     config::{Config, Sources},
     delivery::{self, Delivery},
     net::tasks::Tasks,
+    notify::{self, Notifier},
     oauth::Oauth,
     queue::Queue,
     store::Store,
@@ -34,6 +35,8 @@ const DELIVERY_DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Answers of the control surface, refreshes of tokens. The three together stay below 30 s, which is
 /// what container runtimes are told to wait.
 const REST_DRAIN_MAX: Duration = Duration::from_secs(3);
+/// Notices that wait for the queue; their workers wait behind.
+const NOTICES_WAITING_MAX: usize = 1;
 /// Reloads that may wait: one runs, one waits with the newest file, more would read the same.
 const RELOADS_WAITING_MAX: usize = 1;
 
@@ -69,6 +72,7 @@ pub struct Daemon {
 #[derive(Debug)]
 struct Inner {
     admin: Admin,
+    notify: Notifier,
     owners: Owners,
     sources: Sources,
     /// The configuration in force. An async lock: it also makes reloads take turns.
@@ -163,6 +167,7 @@ struct Built {
     delivery: Delivery,
     submission: Submission,
     admin: Admin,
+    notify: Notifier,
     config: Config,
     sources: Sources,
     reloads: mpsc::Receiver<admin::ReloadRequest>,
@@ -178,6 +183,7 @@ impl Built {
             console: self.admin.console(),
             inner: Arc::new(Inner {
                 admin: self.admin,
+                notify: self.notify,
                 owners,
                 sources: self.sources,
                 config: tokio::sync::Mutex::new(self.config),
@@ -218,6 +224,7 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
             metrics: Arc::clone(&metrics),
         },
     );
+    let notify = start_notify(&config, &delivery, &clock, owners, &metrics);
     let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
     let parts = admin::Parts {
         queue: queue.clone(),
@@ -226,6 +233,7 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
         clock: Arc::clone(&clock),
         tasks: owners.admin.clone(),
         metrics: Arc::clone(&metrics),
+        notify: notify.clone(),
         reload,
     };
     let admin = Admin::start(&config.admin, view(&config), parts).await?;
@@ -244,10 +252,32 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
         delivery,
         submission,
         admin,
+        notify,
         config,
         sources,
         reloads,
     })
+}
+
+/// Notices by mail go into the queue like any message; delivery knows the accounts.
+fn start_notify(
+    config: &Config,
+    delivery: &Delivery,
+    clock: &Arc<dyn Clock>,
+    owners: &Owners,
+    metrics: &Arc<Metrics>,
+) -> Notifier {
+    let (mailbox, requests) = mpsc::channel(NOTICES_WAITING_MAX);
+    let mailing = delivery.clone().mail_notices(requests);
+    owners.delivery.spawn("notices", mailing);
+    // With the control surface: its drain comes late, so that the word of a failed store still goes.
+    let parts = notify::Parts {
+        clock: Arc::clone(clock),
+        tasks: owners.admin.clone(),
+        metrics: Arc::clone(metrics),
+        mailbox,
+    };
+    Notifier::start(config.notify.clone(), parts)
 }
 
 /// Opening recovers and migrates: disk work, not for a worker thread.

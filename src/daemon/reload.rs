@@ -84,6 +84,7 @@ impl Daemon {
         }
         self.queue.keep_traces(new.trace);
         self.delivery.reconfigure(new.delivery.clone());
+        self.inner.notify.reconfigure(new.notify.clone());
         self.inner.admin.reconfigure(view(&new));
         Ok(new)
     }

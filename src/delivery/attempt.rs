@@ -196,6 +196,9 @@ impl Lane {
         for (phase, reply) in &plan.unknown {
             self.unknown(phase.name(), reply);
         }
+        plan.verdicts
+            .iter()
+            .for_each(|verdict| self.judged(*verdict));
         let now = Instant::now();
         if let Some(width) = plan.width {
             self.state().width.learn(width, now);

@@ -10,6 +10,7 @@ mod examine_api;
 mod gate;
 mod lane;
 mod limits;
+mod notice;
 mod over;
 mod plan;
 mod pool;

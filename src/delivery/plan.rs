@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) reason: Option<String>,
     /// What it showed about the account.
     pub(crate) account: Option<(Verdict, Reply)>,
+    /// What each reply, or the broken session, was judged to be.
+    pub(crate) verdicts: Vec<Verdict>,
     /// Replies that only a general row fitted.
     pub(crate) unknown: Vec<(Phase, Reply)>,
     /// How many recipients the server takes in one transaction, if it has just shown that.
@@ -60,6 +62,7 @@ impl Plan {
             uncertain: false,
             reason: None,
             account: None,
+            verdicts: Vec::new(),
             unknown: Vec::new(),
             width: None,
         }
@@ -77,6 +80,7 @@ impl Plan {
         for (index, (phase, reply)) in tried.iter().copied().zip(answers) {
             let verdict = verdict::judge(kind, phase, &reply);
             split += usize::from(verdict.action == Action::Split);
+            plan.verdicts.push(verdict);
             if !verdict.known && !plan.unknown.iter().any(|(_, known)| *known == reply) {
                 plan.unknown.push((phase, reply.clone()));
             }
@@ -182,6 +186,7 @@ impl Plan {
     pub(crate) fn from_failure(kind: Kind, tried: &[usize], failure: &Failure) -> Self {
         let verdict = verdict::judge_failure(kind, failure);
         let mut plan = Self::new();
+        plan.verdicts = vec![verdict];
         plan.outcomes = tried
             .iter()
             .map(|index| (*index, RecipientState::Deferred, None))

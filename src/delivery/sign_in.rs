@@ -138,6 +138,7 @@ impl Lane {
         };
         let verdict = verdict::judge_failure(self.account.kind, &failure);
         if verdict.action == Action::Relogin && token.is_some() {
+            self.judged(verdict);
             return Err(Refusal::Token(
                 generation,
                 self.diagnosis(verdict, &failure),
@@ -147,6 +148,7 @@ impl Lane {
             && matches!(self.account.transport, Transport::Auto(_))
             && verdict::is_smtp_off(self.account.kind, reply)
         {
+            self.judged(verdict);
             return Err(Refusal::SmtpOff(self.diagnosis(verdict, &failure)));
         }
         Err(Refusal::Other(self.trouble(&failure)))
@@ -200,6 +202,7 @@ impl Lane {
     /// What a session that ended before MAIL means for the account.
     pub(crate) fn trouble(&self, failure: &Failure) -> Trouble {
         let verdict = verdict::judge_failure(self.account.kind, failure);
+        self.judged(verdict);
         let mut said = None;
         if let Cause::Refused { reply, .. } = &failure.cause {
             said = Some(reply);
@@ -208,6 +211,15 @@ impl Lane {
             }
         }
         self.account_trouble(verdict, self.diagnosis(verdict, failure), said)
+    }
+
+    /// Counts a verdict.
+    pub(crate) fn judged(&self, verdict: Verdict) {
+        let labels = [
+            ("scope", verdict.scope.name()),
+            ("action", verdict.action.name()),
+        ];
+        self.parts.metrics.verdicts.get_or_create(&labels).inc();
     }
 
     /// What a verdict about the account asks for.

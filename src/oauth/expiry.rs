@@ -96,10 +96,13 @@ fn when(left: SignedDuration) -> String {
     }
 }
 
-/// How far a warning has come: told anew at each step, not at each look.
-pub(super) fn step(warning: &Warning, now: Timestamp) -> usize {
-    let days = warning.expires_at.duration_since(now).as_hours() / 24;
-    STEPS_DAYS.iter().filter(|step| days < **step).count()
+impl Warning {
+    /// How far it has come: told anew at each step, not at each look.
+    #[must_use]
+    pub fn step(&self, now: Timestamp) -> usize {
+        let days = self.expires_at.duration_since(now).as_hours() / 24;
+        STEPS_DAYS.iter().filter(|step| days < **step).count()
+    }
 }
 
 /// A secret takes an administrator a while to renew.
@@ -195,7 +198,7 @@ mod tests {
             "2027-05-30T12:00:00Z",
             "2027-06-02T00:00:00Z",
         ];
-        let steps: Vec<usize> = steps.iter().map(|now| step(&warning, at(now))).collect();
+        let steps: Vec<usize> = steps.iter().map(|now| warning.step(at(now))).collect();
         assert_eq!(steps, [0, 1, 2, 3, 4, 5]);
     }
 }

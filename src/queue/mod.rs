@@ -110,6 +110,8 @@ pub struct Counts {
     pub queued: u64,
     /// Wait for a person (held or quarantined).
     pub held: u64,
+    /// When the oldest of those that will be delivered came; none: there is none.
+    pub oldest_at: Option<Timestamp>,
 }
 
 /// What an operator does with messages.
@@ -316,6 +318,12 @@ impl Queue {
     /// What [`Queue::accept`] would answer.
     pub fn ready(&self) -> Result<(), store::Error> {
         self.inner.store.ready()
+    }
+
+    /// The space under the state directory; `None`: the system does not say.
+    #[must_use]
+    pub fn space(&self) -> Option<store::FreeSpace> {
+        self.inner.store.space()
     }
 
     /// Before the process ends, in order: the journal goes back into the database.
@@ -623,10 +631,15 @@ impl Queue {
     /// The store's.
     pub async fn counts(&self) -> Result<Vec<(AccountName, Counts)>, store::Error> {
         let mut by_account = BTreeMap::<AccountName, Counts>::new();
-        for (account, state, count) in self.inner.store.counts().await? {
+        for (account, state, count, oldest) in self.inner.store.counts().await? {
             let counts = by_account.entry(account).or_default();
             match state {
-                EntryState::Queued => counts.queued += count,
+                EntryState::Queued => {
+                    counts.queued += count;
+                    // An id begins with when it was given.
+                    let millis = oldest.as_i64() >> ID_RANDOM_BITS;
+                    counts.oldest_at = Timestamp::from_millisecond(millis).ok();
+                }
                 EntryState::Held | EntryState::Quarantined => counts.held += count,
             }
         }

@@ -40,6 +40,7 @@ pub use self::{
     entry::{Entry, EntryState, Filter, RecipientEntry, RecipientState, SealedToken},
     read::{Due, StoredBody, Turn, WINDOW_MAX},
     row::Located,
+    space::FreeSpace,
     trace::{TraceAt, TracePage},
 };
 use crate::{
@@ -181,6 +182,12 @@ impl Store {
     pub fn ready(&self) -> Result<(), Error> {
         self.inner.health.check()?;
         self.inner.space.require(0).map_err(|f| f.error())
+    }
+
+    /// The space under the state directory; `None`: the system does not say. One cheap system call.
+    #[must_use]
+    pub fn space(&self) -> Option<FreeSpace> {
+        self.inner.space.free()
     }
 
     /// Resolves when the store has failed for good. Cancel safe.

@@ -223,14 +223,16 @@ impl Store {
         })
     }
 
-    /// Messages by account and state.
+    /// Messages by account and state, and the oldest of each.
     ///
     /// # Errors
     /// As [`Store::due`].
-    pub async fn counts(&self) -> Result<Vec<(AccountName, EntryState, u64)>, Error> {
+    pub async fn counts(&self) -> Result<Vec<(AccountName, EntryState, u64, QueueId)>, Error> {
         self.read("counting messages", |connection| {
             connection
-                .prepare_cached("SELECT account, state, COUNT(*) FROM messages GROUP BY 1, 2")?
+                .prepare_cached(
+                    "SELECT account, state, COUNT(*), MIN(id) FROM messages GROUP BY 1, 2",
+                )?
                 .query_map([], |row| {
                     // As [`Located::read`] does with a damaged row.
                     let account: String = row.get(0).unwrap_or_default();
@@ -240,6 +242,7 @@ impl Store {
                         AccountName::new(&account),
                         state,
                         u64::try_from(count).unwrap_or(0),
+                        QueueId::from_i64(row.get(3)?),
                     ))
                 })?
                 .collect()

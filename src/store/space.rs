@@ -33,6 +33,27 @@ pub(super) struct Space {
     dir: Arc<PathBuf>,
 }
 
+/// How much of the file system is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Octets that may still be written.
+    pub free_bytes: u64,
+    /// Octets in all.
+    pub size_bytes: u64,
+}
+
+impl FreeSpace {
+    /// Whether a person should make room: less than a tenth is free, and less than 512 MiB. A large
+    /// disk may be nearly full for years, and a small one has never much.
+    #[must_use]
+    pub fn is_low(self) -> bool {
+        self.free_bytes < LOW_BYTES.min(self.size_bytes / LOW_PART)
+    }
+}
+
+const LOW_BYTES: u64 = 512 * 1024 * 1024;
+const LOW_PART: u64 = 10;
+
 #[derive(Debug, thiserror::Error)]
 #[error("{free} bytes and {files} files free under {}, {RESERVE_BYTES} and {RESERVE_FILES} are kept for settling what is queued", dir.display())]
 struct Short {
@@ -46,6 +67,14 @@ impl Space {
         Self {
             dir: Arc::new(dir.to_owned()),
         }
+    }
+
+    pub(super) fn free(&self) -> Option<FreeSpace> {
+        let stat = statvfs(self.dir.as_path()).ok()?;
+        Some(FreeSpace {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            size_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
     }
 
     /// `Err` when fewer than `wanted` bytes could be added. One cheap system call.
@@ -93,4 +122,26 @@ fn write_probe(path: &Path) -> io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(&vec![0x55; PROBE_LEN])?;
     file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_is_little_in_both_measures() {
+        const MIB: u64 = 1024 * 1024;
+        for (free, size, low) in [
+            (600 * MIB, 100_000 * MIB, false),
+            (500 * MIB, 100_000 * MIB, true),
+            (90 * MIB, 1_000 * MIB, true),
+            (110 * MIB, 1_000 * MIB, false),
+        ] {
+            let space = FreeSpace {
+                free_bytes: free,
+                size_bytes: size,
+            };
+            assert_eq!(space.is_low(), low, "{space:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! journal over, and accepted mail would be gone. Here such a failure is the end of the store, with
 //! the journal still whole for the next process.
 
-use std::{io, sync::Arc, thread};
+use std::{io, sync::Arc, thread, time::Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
@@ -264,7 +264,11 @@ impl Writer {
                 ..step("writing what goes along")(error)
             })?;
         }
-        transaction.commit().map_err(step("committing to disk"))
+        let started = Instant::now();
+        transaction.commit().map_err(step("committing to disk"))?;
+        let took = started.elapsed().as_secs_f64();
+        self.metrics.store_commit_seconds.observe(took);
+        Ok(())
     }
 
     /// What a failure was, in the end. One for good ends the store.

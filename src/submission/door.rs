@@ -50,7 +50,13 @@ impl Shared {
     }
 
     /// Notes a peer that gets no session, for the list of clients.
-    pub(super) fn turned_away(&self, reply: &Reply, listener: &Listener, peer: Option<IpAddr>) {
+    pub(super) fn turned_away(
+        &self,
+        (reply, why): (&Reply, &str),
+        listener: &Listener,
+        peer: Option<IpAddr>,
+    ) {
+        self.count_refused(why);
         let rules = self.rules();
         let explained = Case {
             reply,
@@ -73,6 +79,14 @@ impl Shared {
             is_new: true,
         };
         self.seen.note(who, visit, Event::TurnedAway(explained));
+    }
+
+    /// Counts a connection that gets no session.
+    pub(super) fn count_refused(&self, why: &str) {
+        // What stands behind a colon is for people.
+        let why = why.split(':').next().unwrap_or(why).replace(' ', "_");
+        let refused = &self.metrics.sessions_refused;
+        refused.get_or_create(&[("reason", why)]).inc();
     }
 
     pub(super) fn set_rules(&self, rules: Arc<Rules>) {

@@ -407,7 +407,7 @@ fn admit(accepted: Accepted, door: &Arc<Door>, shared: &Arc<Shared>) {
         Ok(permit) => permit,
         Err((reply, reason)) => {
             tracing::info!(event = "session_refused", listener = listener.name, %peer, reason);
-            shared.turned_away(&reply, listener, peer.ip());
+            shared.turned_away((&reply, reason), listener, peer.ip());
             // Under implicit TLS nothing can be said before the handshake.
             if listener.tls != Tls::Implicit {
                 accepted.say(&reply);
@@ -459,6 +459,7 @@ async fn enter_by_proxy(
             let remedy = "let the proxy send the PROXY header (haproxy: send-proxy-v2), or take \
                           it out of proxy_protocol_from";
             tracing::warn!(event = "session_refused", listener = name, %proxy, reason = %refusal, remedy);
+            shared.count_refused("no PROXY header");
             return;
         }
     };
@@ -472,7 +473,7 @@ async fn enter_by_proxy(
         Ok(permit) => connection::serve(stream, Context::new(shared, live, peer, permit)).await,
         Err((reply, reason)) => {
             tracing::info!(event = "session_refused", listener = name, %peer, %proxy, reason);
-            shared.turned_away(&reply, &live.listener, peer.ip());
+            shared.turned_away((&reply, reason), &live.listener, peer.ip());
             if live.listener.tls != Tls::Implicit {
                 let said = async {
                     stream.write_all(reply.0.as_bytes()).await?;

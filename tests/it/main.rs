@@ -1,5 +1,5 @@
 //! The built daemon through real sockets: crashes at any moment and at each step, broken disks, reload,
-//! drain, systemd, signing in, Graph and Gmail, command
+//! drain, systemd, signing in, Graph and Gmail, notices, command
 //! line.
 #![expect(
     clippy::unwrap_used,
@@ -24,6 +24,7 @@ mod import;
 mod listener;
 mod loops;
 mod mail_loop;
+mod notify;
 mod power_cut;
 mod reload;
 mod sendmail;

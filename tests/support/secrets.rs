@@ -57,7 +57,12 @@ impl Transcript {
 
 /// Values of keys that hold a secret itself.
 fn configured(toml: &str) -> Vec<String> {
-    let keys = ["client_secret", "client_key_password", "password"];
+    let keys = [
+        "client_secret",
+        "client_key_password",
+        "password",
+        "webhook",
+    ];
     let pairs = toml.lines().filter_map(|line| line.split_once(" = "));
     let secret = pairs.filter(|(key, _)| keys.contains(key));
     let text = secret.filter_map(|(_, value)| value.strip_prefix('"')?.strip_suffix('"'));

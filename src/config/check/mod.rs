@@ -9,6 +9,7 @@ mod api;
 mod basics;
 mod client;
 mod listener;
+mod notify;
 mod provider;
 mod rules;
 mod upstream;
@@ -61,6 +62,7 @@ pub(super) fn check(
     let (retry, bounce_to) = checker.queue(&file.queue);
     let trace = checker.trace(&file.trace);
     let log = checker.log(&file.log);
+    let notify = checker.notify(file, &hostname, log.addresses);
     if let (Some(path), Some(key)) = (path, &findings.literal_secret) {
         checker.others_may_read(path, key);
     }
@@ -96,6 +98,7 @@ pub(super) fn check(
         queue: queue::Config { retry },
         trace,
         admin,
+        notify,
         log,
         file: path.map(Path::to_owned),
         warnings: checker.report.warnings,

@@ -108,7 +108,7 @@ impl Checker<'_> {
         })
     }
 
-    fn account_name(&mut self, field: &Field<String>, accounts: &Named<file::Account>) {
+    pub(super) fn account_name(&mut self, field: &Field<String>, accounts: &Named<file::Account>) {
         let known = accounts.0.keys().map(String::as_str);
         self.unknown_name(field, "account", "an [account.NAME]", known);
     }

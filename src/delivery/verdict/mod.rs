@@ -89,6 +89,38 @@ pub enum Action {
     Bounce,
 }
 
+impl Scope {
+    /// The word for it in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Recipient => "recipient",
+            Message => "message",
+            Session => "session",
+            Account => "account",
+        }
+    }
+}
+
+impl Action {
+    /// The word for it in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Delivered => "delivered",
+            Retry => "retry",
+            RetryThenBounce => "retry_then_bounce",
+            RetryThenHold => "retry_then_hold",
+            Split => "split",
+            Slow(_) => "slow",
+            Wait(_) => "wait",
+            Relogin => "relogin",
+            Hold => "hold",
+            Bounce => "bounce",
+        }
+    }
+}
+
 /// Attempts before [`Action::RetryThenBounce`] and [`Action::RetryThenHold`] give up.
 pub const TRIES: u32 = 3;
 

@@ -160,7 +160,7 @@ impl Refresher {
         let consent = self.consent();
         self.view.send_modify(|view| view.consent = consent);
         let warnings = expiry::warnings(&self.profile, consent, now);
-        let steps: Vec<usize> = warnings.iter().map(|w| expiry::step(w, now)).collect();
+        let steps: Vec<usize> = warnings.iter().map(|w| w.step(now)).collect();
         if steps == self.warned {
             return;
         }

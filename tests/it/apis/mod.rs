@@ -27,16 +27,16 @@ use crate::support::{
 const MAILBOX: &str = "alerts@example.com";
 
 /// The practice provider and a relay that sends by one of its APIs.
-struct Rig {
+pub(crate) struct Rig {
     http: SocketAddr,
-    site: Site,
+    pub(crate) site: Site,
     _relay: Relay,
     _sandbox: Process,
 }
 
 /// How the account gets its tokens.
 #[derive(Clone, Copy, PartialEq)]
-enum By {
+pub(crate) enum By {
     Application,
     Person,
     ServiceAccount,
@@ -44,7 +44,7 @@ enum By {
 
 impl Rig {
     /// `tables`: the account's transport and more, after `[account.practice]`.
-    fn start(by: By, transport: &str, tables: &str) -> Self {
+    pub(crate) fn start(by: By, transport: &str, tables: &str) -> Self {
         let (http, smtp, console) = (free_address(), free_address(), free_address());
         let site = Site::with_console(console, "");
         let written = site.path().join("practice.toml");
@@ -167,10 +167,16 @@ impl Rig {
         (head, answer[at + 4..].to_vec())
     }
 
-    fn play(&self, fault: &Value) {
+    pub(crate) fn play(&self, fault: &Value) {
         let body = fault.to_string();
         let (head, body) = self.ask("POST", "/faults", "application/json", body.as_bytes());
         assert!(head.contains(" 200 "), "{}", String::from_utf8_lossy(&body));
+    }
+
+    /// No more faults.
+    pub(crate) fn mend(&self) {
+        let (head, _) = self.ask("DELETE", "/faults", "", b"");
+        assert!(head.contains(" 200 ") || head.contains(" 204 "), "{head}");
     }
 
     /// Everything the sandbox has taken by now.
@@ -180,7 +186,7 @@ impl Rig {
     }
 
     /// Everything the sandbox took, once there is so much of it.
-    fn taken(&self, count: usize) -> Vec<Value> {
+    pub(crate) fn taken(&self, count: usize) -> Vec<Value> {
         eventually("the sandbox has the mail", || {
             let taken = self.messages();
             (taken.len() >= count).then_some(taken)

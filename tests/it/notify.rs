@@ -1,0 +1,185 @@
+//! People are told: an account of the practice provider goes on hold and comes back, and webhook,
+//! command and mail say each once.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    apis::{By, Rig},
+    support::{
+        eventually,
+        mail::message,
+        relay::Site,
+        sink::{Sink, contains},
+    },
+};
+
+/// What a chat service gives: the path is the login.
+const PATH: &str = "/services/T0/canary-webhook";
+
+/// A webhook: the JSON of every request.
+struct Webhook {
+    address: SocketAddr,
+    told: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Webhook {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let telling = Arc::clone(&told);
+        thread::spawn(move || {
+            for (n, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let body = posted(&stream);
+                // The first time it has a cold: it is asked again.
+                let status = if n == 0 { "503 Later" } else { "200 OK" };
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+                if n > 0 {
+                    telling.lock().unwrap().push(body);
+                }
+            }
+        });
+        Self { address, told }
+    }
+
+    fn told(&self) -> Vec<Value> {
+        self.told.lock().unwrap().clone()
+    }
+
+    fn nth(&self, n: usize) -> Value {
+        eventually("the webhook is told", || self.told().get(n).cloned())
+    }
+}
+
+/// The JSON of a POST to [`PATH`].
+fn posted(stream: &TcpStream) -> Value {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    reader.read_line(&mut line).unwrap();
+    assert!(line.starts_with(&format!("POST {PATH} ")), "{line}");
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[test]
+fn a_hold_and_its_end_are_told_once_each_by_every_way() {
+    let (webhook, sink) = (Webhook::start(), Sink::start());
+    let tables = format!(
+        "{}\n[[route]]\nsender = \"*\"\naccount = \"practice\"\n[notify]\n\
+         webhook = \"http://{}{PATH}\"\ncommand = [\"sh\", \"-c\", \"cat >> @DIR@/told; echo >> @DIR@/told\"]\n\
+         account = \"spare\"\nto = \"ops@example.test\"\n",
+        sink.account("spare"),
+        webhook.address,
+    );
+    let rig = Rig::start(By::Application, "smtp", &tables);
+    let site = &rig.site;
+    site.wait_account("practice", "ready");
+    rig.play(&json!({
+        "fault": "reply", "phase": "auth", "reply": "535 5.7.3 Authentication unsuccessful",
+    }));
+    site.submit(&message("wait", b"I wait.\r\n"));
+    let held = site.wait_account("practice", "held");
+
+    let problem = webhook.nth(0);
+    assert_eq!(problem["event"], "problem");
+    assert_eq!(problem["kind"], "account_held");
+    assert_eq!(problem["severity"], "error");
+    assert_eq!(problem["account"], "practice");
+    assert_eq!(problem["host"], "relay.example.test");
+    assert_eq!(problem["reason"], held["reason"], "as `gatepost accounts`");
+    let letter = sink.find("practice is on hold");
+    assert_eq!(
+        (letter.from.as_str(), letter.to),
+        ("", vec!["ops@example.test".to_owned()])
+    );
+    assert!(contains(
+        &letter.octets,
+        b"Auto-Submitted: auto-generated\r\n"
+    ));
+
+    rig.mend();
+    site.cli(&["queue", "retry", "--account", "practice"]);
+    site.wait_account("practice", "ready");
+    rig.taken(1);
+    let recovered = webhook.nth(1);
+    assert_eq!(recovered["event"], "recovered");
+    assert_eq!(recovered["title"], "account practice sends again");
+    sink.find("practice sends again");
+
+    // The test is told after whatever else there was to tell.
+    let tried = site.cli(&["test", "--notify"]);
+    for channel in ["webhook", "command", "mail"] {
+        assert!(tried.contains(&format!("ok      {channel}")), "{tried}");
+    }
+    sink.find("this is a test");
+    let events = |told: Vec<Value>| -> Vec<Value> {
+        told.into_iter()
+            .map(|mut told| told["event"].take())
+            .collect()
+    };
+    let wanted = ["problem", "recovered", "test"].map(Value::from);
+    assert_eq!(events(webhook.told()), wanted);
+    let told = fs::read_to_string(site.path().join("told")).unwrap();
+    let told = told.lines().map(|line| serde_json::from_str(line).unwrap());
+    assert_eq!(events(told.collect()), wanted);
+    assert_eq!(sink.ledger().deliveries.len(), 3);
+    site.wait_empty();
+    let log = fs::read_to_string(site.log()).unwrap();
+    assert!(log.contains("notice_sent") && !log.contains("canary-webhook"));
+    let (_, metrics) = site.get("/metrics").unwrap();
+    let sent = "gatepost_notices_total{channel=\"webhook\",result=\"sent\"} 2";
+    assert!(metrics.contains(sent), "{metrics}");
+}
+
+#[test]
+fn a_test_says_which_way_fails_and_how() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let nobody = site.run(&["test", "--notify"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert!(
+        said.contains("nobody is told") && said.contains("notify.webhook"),
+        "{said}"
+    );
+
+    site.extend(&[
+        "[notify]\ncommand = [\"sh\", \"-c\", \"echo no line free >&2; exit 3\"]\n\
+                   account = \"alerts\"\nto = \"ops@example.test\"\n"
+            .to_owned(),
+    ]);
+    site.cli(&["reload"]);
+    let tried = site.run(&["test", "--notify", "--json"]);
+    assert_eq!(tried.status.code(), Some(1));
+    let tried: Value = serde_json::from_slice(&tried.stdout).unwrap();
+    assert_eq!(tried[0]["channel"], "command");
+    assert_eq!(tried[0]["ok"], false);
+    assert_eq!(
+        tried[0]["detail"],
+        "it failed (exit status: 3): no line free"
+    );
+    assert_eq!(tried[1]["channel"], "mail");
+    assert_eq!(tried[1]["ok"], true);
+    sink.find("this is a test");
+}
