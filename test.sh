@@ -73,6 +73,16 @@ for pair in exim:exim4-daemon-light opensmtpd:opensmtpd; do
     fi
 done
 
+# The binary alone: the package would start a Prometheus on this machine.
+say "promtool"
+prometheus=target/tools/prometheus
+if [ ! -x "$prometheus/usr/bin/promtool" ]; then
+    mkdir -p "$prometheus"
+    (cd "$prometheus" && apt-get -q download prometheus) || die "apt-get could not download prometheus"
+    dpkg-deb --fsys-tarfile "$prometheus"/prometheus_*.deb | tar -x -C "$prometheus" ./usr/bin/promtool \
+        || die "prometheus cannot be unpacked"
+fi
+
 say "npm packages"
 command -v npm >/dev/null || die "npm is missing: install the package npm"
 node_major=$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/' || true)
@@ -91,7 +101,7 @@ fi
 npm ci --silent --ignore-scripts --no-audit --no-fund || die "npm could not install package-lock.json"
 
 say "Python packages"
-for part in rig apis; do
+for part in rig apis monitoring; do
     wanted=tests/interop/$part/requirements.txt
     python=target/tools/python-$part
     if ! cmp -s "$wanted" "$python/requirements.txt"; then

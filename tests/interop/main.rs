@@ -14,6 +14,7 @@ mod apis;
 mod canaille;
 mod clients;
 mod listener;
+mod monitoring;
 mod mtas;
 mod network;
 mod oauth;
