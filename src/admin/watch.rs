@@ -3,7 +3,7 @@
 //!
 //! A scrape reads what the last look has seen, so that no number of scrapers loads the disk.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let started = Instant::now();
         let look = Look::take(&shared).await;
         look.show(&shared.parts.metrics, &mut known);
-        let seen = look.observation(&shared);
+        let seen = look.observation(&shared.view().state_dir);
         shared.parts.notify.observe(seen);
         let pause = LOOK_EVERY.max(started.elapsed().saturating_mul(LOOK_SHARE));
         tokio::select! {
@@ -144,12 +144,12 @@ impl Look {
     }
 
     /// What is wrong.
-    fn observation(&self, shared: &Shared) -> Observation {
+    fn observation(&self, state_dir: &Path) -> Observation {
         let mut conditions: Vec<Condition> = Vec::new();
         for account in &self.accounts {
             self.look_at(account, &mut conditions);
         }
-        conditions.extend(self.disk(&shared.view().state_dir.display().to_string()));
+        conditions.extend(self.disk(&state_dir.display().to_string()));
         Observation {
             conditions,
             blind: match self.counts {
@@ -309,7 +309,127 @@ fn failed(error: &store::Error) -> Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::api::AccountFacts;
+    use crate::oauth::Warning;
     use crate::telemetry::{ACCOUNT_STATES, QUEUE_STATES};
+
+    const HOUR: i64 = 3600;
+
+    /// A look at an account whose oldest message came at the epoch, `hours` later.
+    fn look(hours: i64, change: impl FnOnce(&mut Account)) -> Look {
+        let facts = AccountFacts {
+            name: AccountName::new("alerts"),
+            mailbox: "alerts@example.com".into(),
+            provider: None,
+            grant: None,
+            transport: Transport::Auto,
+        };
+        let now = Timestamp::from_second(hours * HOUR).unwrap();
+        let mut account = Account::new(&facts, None, None, 3, now);
+        change(&mut account);
+        let counts = Counts {
+            queued: 3,
+            held: 1,
+            oldest_at: Some(Timestamp::UNIX_EPOCH),
+        };
+        Look {
+            now,
+            accounts: vec![account],
+            counts: Ok(vec![(AccountName::new("alerts"), counts)]),
+            space: Some(store::FreeSpace {
+                free_bytes: 1 << 40,
+                size_bytes: 1 << 41,
+            }),
+            ready: Ok(()),
+        }
+    }
+
+    fn kinds(look: &Look) -> Vec<Kind> {
+        let seen = look.observation(Path::new("/state"));
+        seen.conditions.iter().map(|seen| seen.kind).collect()
+    }
+
+    /// What an account shows becomes one condition for each trouble, and its old mail is one only
+    /// where nothing else says why it waits.
+    #[test]
+    fn each_trouble_of_an_account_is_one_condition() {
+        type Change = fn(&mut Account);
+        let cases: [(i64, Change, &[Kind]); 8] = [
+            (1, |_| {}, &[]),
+            (2, |_| {}, &[Kind::QueueOld]),
+            (2, |a| a.state = AccountState::Held, &[Kind::AccountHeld]),
+            (
+                2,
+                |a| a.state = AccountState::SignInNeeded,
+                &[Kind::SignInNeeded],
+            ),
+            (2, |a| a.state = AccountState::Retrying, &[Kind::QueueOld]),
+            (
+                1,
+                |a| a.sends_by = Transport::Graph,
+                &[Kind::TransportSwitched],
+            ),
+            (
+                1,
+                |a| {
+                    a.transport = Transport::Graph;
+                    a.sends_by = Transport::Graph;
+                },
+                &[],
+            ),
+            (
+                1,
+                |a| {
+                    let warning = |second| Warning {
+                        reason: "the client secret expires today".into(),
+                        remedy: "renew it".into(),
+                        expires_at: Timestamp::from_second(second).unwrap(),
+                    };
+                    a.warnings = vec![warning(5 * HOUR), warning(6 * HOUR)];
+                },
+                &[Kind::Expiring, Kind::Expiring],
+            ),
+        ];
+        for (n, (hours, change, wanted)) in cases.into_iter().enumerate() {
+            assert_eq!(kinds(&look(hours, change)), wanted, "case {n}");
+        }
+    }
+
+    #[test]
+    fn the_disk_is_low_full_or_failed() {
+        let error = || Arc::new(std::io::Error::other("EIO"));
+        let space = |free_bytes| {
+            Some(store::FreeSpace {
+                free_bytes,
+                size_bytes: 1 << 41,
+            })
+        };
+        let broken = store::Error::Broken {
+            operation: "committing to disk",
+            source: error(),
+        };
+        for (free, ready, wanted) in [
+            (1 << 40, Ok(()), &[][..]),
+            (1 << 20, Ok(()), &[Kind::DiskLow]),
+            (1 << 20, Err(store::Error::Full(error())), &[Kind::DiskFull]),
+            (1 << 40, Err(broken), &[Kind::StoreFailed]),
+        ] {
+            let mut look = look(1, |_| {});
+            (look.space, look.ready) = (space(free), ready);
+            assert_eq!(kinds(&look), wanted);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let mut look = look(2, |_| {});
+        look.counts = Err(store::Error::Refused {
+            operation: "counting messages",
+            source: Arc::new(std::io::Error::other("EIO")),
+        });
+        let seen = look.observation(Path::new("/state"));
+        assert_eq!(seen.blind, [Kind::QueueOld]);
+    }
 
     /// What is shown of an account goes with it, whatever its state was.
     #[test]

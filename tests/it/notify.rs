@@ -14,10 +14,12 @@ use serde_json::{Value, json};
 use crate::{
     apis::{By, Rig},
     support::{
+        disk::Disk,
         eventually,
         mail::message,
-        relay::Site,
+        relay::{Site, Strace},
         sink::{Sink, contains},
+        smtp::Client,
     },
 };
 
@@ -31,7 +33,21 @@ struct Webhook {
 }
 
 impl Webhook {
+    /// One that answers 503 to its first request, and then 200.
+    fn with_a_cold() -> Self {
+        Self::failing(1)
+    }
+
     fn start() -> Self {
+        Self::failing(0)
+    }
+
+    /// The table that tells it.
+    fn table(&self) -> String {
+        format!("[notify]\nwebhook = \"http://{}{PATH}\"\n", self.address)
+    }
+
+    fn failing(first: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
@@ -40,12 +56,12 @@ impl Webhook {
             for (n, stream) in listener.incoming().enumerate() {
                 let mut stream = stream.unwrap();
                 let body = posted(&stream);
-                // The first time it has a cold: it is asked again.
-                let status = if n == 0 { "503 Later" } else { "200 OK" };
+                let is_well = n >= first;
+                let status = if is_well { "200 OK" } else { "503 Later" };
                 let answer =
                     format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
                 stream.write_all(answer.as_bytes()).unwrap();
-                if n > 0 {
+                if is_well {
                     telling.lock().unwrap().push(body);
                 }
             }
@@ -83,13 +99,12 @@ fn posted(stream: &TcpStream) -> Value {
 
 #[test]
 fn a_hold_and_its_end_are_told_once_each_by_every_way() {
-    let (webhook, sink) = (Webhook::start(), Sink::start());
+    let (webhook, sink) = (Webhook::with_a_cold(), Sink::start());
     let tables = format!(
-        "{}\n[[route]]\nsender = \"*\"\naccount = \"practice\"\n[notify]\n\
-         webhook = \"http://{}{PATH}\"\ncommand = [\"sh\", \"-c\", \"cat >> @DIR@/told; echo >> @DIR@/told\"]\n\
+        "{}\n[[route]]\nsender = \"*\"\naccount = \"practice\"\n{}command = [\"sh\", \"-c\", \"cat >> @DIR@/told; echo >> @DIR@/told\"]\n\
          account = \"spare\"\nto = \"ops@example.test\"\n",
         sink.account("spare"),
-        webhook.address,
+        webhook.table(),
     );
     let rig = Rig::start(By::Application, "smtp", &tables);
     let site = &rig.site;
@@ -182,4 +197,48 @@ fn a_test_says_which_way_fails_and_how() {
     assert_eq!(tried[1]["channel"], "mail");
     assert_eq!(tried[1]["ok"], true);
     sink.find("this is a test");
+}
+
+/// The process ends because of it, and the word goes out first.
+#[test]
+fn a_failed_store_is_told_before_the_daemon_ends() {
+    let (webhook, sink) = (Webhook::start(), Sink::start());
+    let site = Site::plain(&sink);
+    site.extend(&[webhook.table()]);
+    let mut relay = site.start();
+    let error = "inject=fsync,fdatasync:error=EIO";
+    let strace = Strace::attach(&relay, &site, &["-e", "trace=fsync,fdatasync", "-e", error]);
+    let mut client = Client::ehlo(site.smtp).unwrap();
+    let refused = client.send(
+        "app@example.test",
+        &["rcpt@example.org"],
+        &message("no", b"No.\r\n"),
+    );
+    assert!(refused.is_ok_and(|reply| reply.code == 451));
+    assert!(!relay.process.wait().success());
+    drop(strace);
+    let told = webhook.told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["kind"], "store_failed");
+    assert_eq!(told[0]["account"], Value::Null);
+}
+
+#[test]
+fn a_full_disk_and_its_end_are_told() {
+    let (webhook, sink) = (Webhook::start(), Sink::start());
+    let site = Site::plain(&sink);
+    site.extend(&[webhook.table()]);
+    let _disk = Disk::tmpfs(&site.state(), "24m");
+    let _relay = site.start();
+    let ballast = site.state().join("ballast");
+    fs::write(&ballast, vec![1; 18 * 1024 * 1024]).unwrap();
+    let full = webhook.nth(0);
+    assert_eq!(full["kind"], "disk_full");
+    assert!(full["remedy"].as_str().unwrap().contains("make room"));
+    let (_, metrics) = site.get("/metrics").unwrap();
+    assert!(metrics.contains("gatepost_store_ready 0\n"), "{metrics}");
+    fs::remove_file(&ballast).unwrap();
+    let room = webhook.nth(1);
+    assert_eq!(room["event"], "recovered");
+    assert_eq!(room["title"], "the disk has room again");
 }
