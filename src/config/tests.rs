@@ -208,6 +208,26 @@ fn no_problem_shows_a_secret() {
     }
 }
 
+/// A notice's command may call `gatepost`, which then finds the notice in its environment.
+#[test]
+fn notices_are_configured_and_their_variables_are_no_keys() {
+    let text = "[account.a]\nmailbox = \"a@b.example\"\nsmtp.host = \"h\"\nsmtp.auth = \"none\"\n\
+                [notify]\nwebhook = { env = \"HOOK\" }\ncommand = [\"tell\"]\n\
+                account = \"a\"\nto = \"ops@b.example\"\n";
+    let environment = [
+        ("GATEPOST_NOTICE_KIND", "account_held"),
+        ("HOOK", "https://hooks.example/canary"),
+    ];
+    let notify = load_in(text, &environment).unwrap().notify;
+    assert!(notify.webhook.is_some() && notify.command == ["tell"]);
+    let mail = notify.mail.unwrap();
+    assert_eq!(
+        (mail.account.as_str(), mail.to.as_str()),
+        ("a", "ops@b.example")
+    );
+    assert!(!notify.addresses, "as the log");
+}
+
 /// A folder with an RSA key and Google's key file around it.
 fn key_files() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
