@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::{
     delivery::{self, ProbeStep},
@@ -691,6 +692,40 @@ pub struct Listener {
     pub name: String,
     /// Its TCP address, if it has one.
     pub address: Option<SocketAddr>,
+}
+
+/// How to get into the console: what `gatepost console` prints.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Invitation {
+    /// By what.
+    pub way: LoginWay,
+    /// Where; with a one-time code in it where that is the way. None: there is no way in.
+    pub url: Option<Url>,
+    /// For how many seconds the code is good.
+    pub expires_in: Option<u64>,
+    /// What to do when there is no way in.
+    pub remedy: Option<String>,
+}
+
+impl std::fmt::Debug for Invitation {
+    /// Leaves the address out: it may hold a code.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Invitation")
+            .field("way", &self.way)
+            .finish()
+    }
+}
+
+/// The way to log in to the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginWay {
+    /// `console.password_hash` is set.
+    Password,
+    /// A one-time code.
+    Code,
+    /// None: it is reachable from other machines and has no password.
+    Closed,
 }
 
 /// What went wrong (RFC 9457, `application/problem+json`).

@@ -1,14 +1,15 @@
 //! The one control surface: HTTP on the console's TCP address and on the control socket.
 //!
 //! The control socket carries the whole API (its file permission is the login); the TCP address
-//! carries health, metrics and the OAuth callback, and answers 401 to the API. What either may
-//! answer is in [`api`], and none of those values can hold a secret. The CLI speaks through
-//! [`client`].
+//! carries health, metrics, the OAuth callback and, for who has logged in, the pages of `console`
+//! and the same API. What either may answer is in [`api`], and none of those values can hold a
+//! secret. The CLI speaks through [`client`].
 
 pub mod api;
 mod callback;
 pub mod client;
 mod connection;
+mod console;
 mod guard;
 mod handlers;
 mod health;
@@ -16,6 +17,7 @@ mod import;
 mod problem;
 mod server;
 mod socket;
+pub(crate) mod text;
 
 use std::{
     net::SocketAddr,
@@ -54,6 +56,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// The console speaks TLS with this; none: plain HTTP.
     pub certificate: Option<Certificate>,
+    /// What opens the console's pages: an argon2id PHC string.
+    pub password_hash: Option<String>,
 }
 
 /// Where a certificate chain and its key are, in PEM.
@@ -106,6 +110,17 @@ pub struct View {
     pub config_file: Option<PathBuf>,
     /// Where the console is reached from outside; its host is allowed in `Host`.
     pub public_url: Option<Url>,
+    /// What opens the console's pages: an argon2id PHC string.
+    pub password_hash: Option<String>,
+}
+
+impl View {
+    fn access(&self) -> console::Settings {
+        console::Settings {
+            password_hash: self.password_hash.clone(),
+            public_url: self.public_url.clone(),
+        }
+    }
 }
 
 /// Why the control surface could not start.
@@ -158,6 +173,8 @@ struct Shared {
     /// Set once the listeners are bound, which is after the control surface has started.
     submission: OnceLock<Submission>,
     console: OnceLock<SocketAddr>,
+    access: console::Access,
+    pulse: console::live::Pulse,
 }
 
 impl Admin {
@@ -172,6 +189,7 @@ impl Admin {
 
     /// Takes what a reload has changed.
     pub fn reconfigure(&self, view: View) {
+        self.shared.access.reconfigure(view.access());
         *self.shared.lock_view() = Arc::new(view);
     }
 
@@ -186,6 +204,13 @@ impl Admin {
     #[must_use]
     pub fn console(&self) -> Option<SocketAddr> {
         self.console
+    }
+
+    /// Where the console is and how to get in, with a new one-time code where that is the way. None:
+    /// there is no console.
+    #[must_use]
+    pub fn invite(&self) -> Option<api::Invitation> {
+        self.console.map(|_| self.shared.access.invite())
     }
 
     /// The bound address of `/metrics`, where it has its own.

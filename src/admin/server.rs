@@ -5,17 +5,17 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::{Method, StatusCode, Uri, header},
+    http::{Method, StatusCode, Uri},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, get, post},
+    routing::{MethodRouter, get, post},
 };
 use tokio::net::TcpListener;
 
 use super::{
     Admin, Certificate, Config, Error, Parts, Shared, View,
     api::Problem,
-    callback, connection,
+    callback, connection, console,
     guard::{self, Hosts},
     handlers, health, import, socket,
 };
@@ -27,7 +27,7 @@ type Routes = Vec<(&'static str, Method, MethodRouter<Arc<Shared>>)>;
 /// Where the API is.
 const API: &str = "/api/v1";
 /// A request body: some ten thousand queue ids fit.
-const BODY_LEN_MAX: usize = 256 * 1024;
+pub(super) const BODY_LEN_MAX: usize = 256 * 1024;
 
 /// See [`Admin::start`].
 pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<Admin, Error> {
@@ -38,9 +38,11 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
     let (control, control_file) = socket::bind(&config.socket).await?;
     let shared = Arc::new(Shared {
         parts,
+        access: console::Access::new(view.access(), certificate.is_some()),
         view: std::sync::Mutex::new(Arc::new(view)),
         submission: std::sync::OnceLock::new(),
         console: std::sync::OnceLock::new(),
+        pulse: console::live::Pulse::default(),
     });
     let tasks = &shared.parts.tasks;
     let serving = connection::serve(control, control_router(&shared), tasks.clone());
@@ -61,6 +63,8 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         admin.metrics = Some(address);
     }
     if let Some((listener, address)) = console {
+        shared.access.bound(address);
+        tasks.spawn("console_watch", console::live::watch(Arc::clone(&shared)));
         let router = console_router(&shared, metrics_apart);
         let serving = connection::serve_with(listener, certificate, router, tasks.clone());
         tasks.spawn("console", serving);
@@ -92,6 +96,7 @@ fn routes() -> Routes {
         ("/status", Method::GET, get(handlers::status)),
         ("/reload", Method::POST, post(handlers::reload)),
         ("/rotate-key", Method::POST, post(handlers::rotate_key)),
+        ("/console/invitation", Method::POST, post(console::invite)),
         ("/accounts", Method::GET, get(handlers::accounts)),
         (
             "/accounts/{name}/sign-in",
@@ -136,14 +141,18 @@ fn operation(operation: Operation) -> MethodRouter<Arc<Shared>> {
     post(move |shared, selector| handlers::operate(operation, shared, selector))
 }
 
-/// The whole API, for whoever may open the socket.
-fn control_router(shared: &Arc<Shared>) -> Router {
+fn api_router() -> Router<Arc<Shared>> {
     let mut api = Router::new();
     for (path, _, handler) in routes() {
         api = api.route(path, handler);
     }
+    api.fallback(not_found)
+}
+
+/// The whole API, for whoever may open the socket.
+fn control_router(shared: &Arc<Shared>) -> Router {
     Router::new()
-        .nest(API, api)
+        .nest(API, api_router())
         .merge(probes())
         .route(
             "/metrics",
@@ -155,11 +164,16 @@ fn control_router(shared: &Arc<Shared>) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-/// What anyone who reaches the console's address may see.
+/// What stands at the console's address: some of it for anyone, the pages and the API behind their
+/// gates.
 fn console_router(shared: &Arc<Shared>, metrics_apart: bool) -> Router {
     let asked = Arc::clone(shared);
     let hosts: Hosts = Arc::new(move || asked.hosts());
-    let mut router = probes().fallback(callback_or_nothing);
+    let gate = middleware::from_fn_with_state(Arc::clone(shared), console::api_gate);
+    let mut router = probes()
+        .merge(console::router(shared))
+        .nest(API, api_router().layer(gate))
+        .fallback(callback_or_nothing);
     if !metrics_apart {
         let metrics = Arc::clone(&shared.parts.metrics);
         router = router.route("/metrics", get(health::metrics).with_state(metrics));
@@ -167,11 +181,9 @@ fn console_router(shared: &Arc<Shared>, metrics_apart: bool) -> Router {
     guarded(router, hosts).with_state(Arc::clone(shared))
 }
 
-/// Puts before `router` what every request over TCP must pass, and keeps the API closed there.
+/// Puts before `router` what every request over TCP must pass.
 fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, hosts: Hosts) -> Router<S> {
     router
-        .route(API, any(unauthorized))
-        .route("/api/v1/{*rest}", any(unauthorized))
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(middleware::from_fn_with_state(hosts, guard::host))
@@ -205,15 +217,6 @@ async fn callback_or_nothing(
     not_found().await
 }
 
-async fn unauthorized() -> Response {
-    let problem = Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "the API needs a session or a key here",
-    )
-    .remedy("use the command line on this machine: it speaks through the control socket");
-    ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
-}
-
 async fn not_found() -> Response {
     Problem::new(StatusCode::NOT_FOUND, "nothing is here").into_response()
 }
@@ -238,6 +241,8 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use axum::http::header;
 
     use super::*;
 
@@ -265,7 +270,7 @@ mod tests {
         request.header(header::HOST, host).send().await.unwrap()
     }
 
-    /// Over TCP: the API is closed, strange hosts are turned away, and every answer, also of an
+    /// Over TCP: strange hosts are turned away, and every answer, also of an
     /// error, carries the security headers.
     #[tokio::test]
     async fn the_tcp_address_is_guarded() {
@@ -284,10 +289,6 @@ mod tests {
             ("/healthz", "localhost", 200),
             ("/healthz", "relay.example.com:443", 200),
             ("/healthz", "evil.example", 421),
-            ("/api/v1/queue", "localhost", 401),
-            ("/api/v1", "localhost", 401),
-            ("/api/v1/openapi.json", "localhost", 401),
-            ("/api/v1/queue", "evil.example", 421),
             ("/nothing", "localhost", 404),
         ] {
             let answer = ask(address, path, host).await;

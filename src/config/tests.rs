@@ -473,7 +473,6 @@ fn a_sender_rule_and_a_fallback_are_checked() {
 fn values_of_later_versions_are_refused() {
     for text in [
         "[store]\nurl = \"postgres://db\"",
-        "[console]\npassword_hash = \"x\"",
         "[notify]\nto = \"a@b.example\"",
     ] {
         assert!(

@@ -30,16 +30,11 @@ const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt 
 
 const WATCH: &str = "leave it out, and watch /metrics or the log";
 
-const TABLE: [Unbuilt; 6] = [
+const TABLE: [Unbuilt; 5] = [
     row(
         "store.url",
         Which::Begins("postgres"),
         "use \"sqlite\" (it is the default)",
-    ),
-    row(
-        "console.password_hash",
-        Which::Any,
-        "leave it out: the control socket's file permissions are the login",
     ),
     row("notify.webhook", Which::Any, WATCH),
     row("notify.command", Which::Any, WATCH),

@@ -133,6 +133,11 @@ impl Daemon {
         });
     }
 
+    /// Where the console is and how to get in; none: there is no console.
+    pub(crate) fn invite(&self) -> Option<admin::api::Invitation> {
+        self.inner.admin.invite()
+    }
+
     /// Stops accepting at once, without waiting for anybody: after the store has failed.
     pub fn stop_accepting(&self) {
         self.inner.owners.submission.stop();
@@ -275,5 +280,6 @@ fn view(config: &Config) -> admin::View {
         state_dir: config.store.state_dir.clone(),
         config_file: config.file.clone(),
         public_url: config.admin.public_url.clone(),
+        password_hash: config.admin.password_hash.clone(),
     }
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Daemon;
 use crate::{
+    admin::api::Invitation,
     config::{Config, Sources},
     store::Filter,
 };
@@ -76,6 +77,11 @@ fn announce(daemon: &Daemon) {
     }
     if let Some(address) = daemon.console {
         tracing::info!(event = "listening", listener = "console", %address);
+    }
+    // As Jupyter does: who may read where the daemon was started may log in. The code in the address
+    // is good once, and for an hour.
+    if let Some(Invitation { url: Some(url), .. }) = daemon.invite() {
+        tracing::info!(event = "console", %url);
     }
 }
 

@@ -15,6 +15,7 @@ mod apis;
 mod bulk;
 mod cli;
 mod clients;
+mod console;
 mod crash;
 mod disk;
 mod drain;

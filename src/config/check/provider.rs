@@ -30,7 +30,9 @@ const IN_CLEAR: &str = "would send secrets over the network in clear";
 const HTTPS_ONLY: &str = "use https:// (http:// only on this machine)";
 
 /// Paths that the console answers itself.
-const CONSOLE_PATHS: [&str; 4] = ["/api/", "/healthz", "/readyz", "/metrics"];
+const CONSOLE_PATHS: [&str; 7] = [
+    "/api/", "/assets/", "/events", "/healthz", "/login", "/metrics", "/readyz",
+];
 
 /// A profile with what accounts need to know of it.
 pub(super) struct Profile {

@@ -9,6 +9,7 @@ use crate::{
     config::{
         field::{Field, Listed, Named},
         file,
+        leaf::Hidden,
     },
     mail::AccountName,
     route::{Route, Router},
@@ -17,6 +18,8 @@ use crate::{
 
 /// RFC 4616 leaves names unbounded; no device has a longer one.
 const NAME_LEN_MAX: usize = 255;
+
+const MAKE_HASH: &str = "make one with `gatepost hash-password`";
 
 impl Checker<'_> {
     pub(super) fn clients(
@@ -53,15 +56,19 @@ impl Checker<'_> {
 
     /// A hash that can never match would look like a wrong password for ever.
     fn password_hash(&mut self, section: &file::Client) -> String {
-        let remedy = "make one with `gatepost hash-password`";
-        let Some(hash) = section.password_hash.required(&mut self.report, remedy) else {
-            return String::new();
-        };
-        if !is_argon2id(&hash.0) {
-            let what = "is not an argon2id hash";
-            section.password_hash.refuse(&mut self.report, what, remedy);
+        if section.password_hash.is_absent() {
+            section.password_hash.required(&mut self.report, MAKE_HASH);
         }
-        hash.0
+        self.hash(&section.password_hash).unwrap_or_default()
+    }
+
+    /// The hash of a password, where one is given.
+    pub(super) fn hash(&mut self, field: &Field<Hidden>) -> Option<String> {
+        let hash = field.get()?;
+        if !is_argon2id(&hash.0) {
+            field.refuse(&mut self.report, "is not an argon2id hash", MAKE_HASH);
+        }
+        Some(hash.0.clone())
     }
 
     pub(super) fn router(&mut self, file: &file::File, listeners: &[Listener]) -> Router {

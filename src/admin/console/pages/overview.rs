@@ -1,0 +1,161 @@
+//! The overview: is mail flowing, and if not, what to do.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::{extract::State, http::StatusCode};
+use jiff::Timestamp;
+
+use crate::{
+    admin::{
+        Shared,
+        api::{self, Account},
+        console::{
+            Frame, Page, Visitor, has_page, render,
+            view::{Badge, Moment},
+        },
+        handlers::{self, AppState},
+        text,
+    },
+    queue::Counts,
+    store::{EntryState, Filter},
+};
+
+#[derive(Template)]
+#[template(path = "admin/console/pages/overview.html")]
+struct Overview {
+    frame: Frame,
+    flow: Flow,
+    accounts: Vec<Row>,
+    queue: QueueFigures,
+    status: api::Status,
+    disk: Option<Disk>,
+    can_add_provider: bool,
+}
+
+/// Whether mail is flowing, in a sentence.
+#[derive(Debug, PartialEq, Eq)]
+struct Flow {
+    /// As a badge's.
+    tone: &'static str,
+    /// The answer.
+    answer: &'static str,
+    /// What goes with it.
+    more: String,
+}
+
+/// An account of the table.
+struct Row {
+    account: Account,
+    badge: Badge,
+    /// When its access token expires.
+    token: Option<Moment>,
+}
+
+/// How much waits, and for how long.
+#[derive(Debug, Default)]
+struct QueueFigures {
+    queued: u64,
+    held: u64,
+    oldest: Option<Moment>,
+}
+
+/// The file system under the state directory.
+struct Disk {
+    free: String,
+    percent_used: u64,
+}
+
+pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Visitor) -> Page {
+    let now = shared.parts.clock.now();
+    let accounts = shared.accounts().await?;
+    let counts = shared.parts.queue.counts().await?;
+    let status = handlers::status(State(Arc::clone(&shared))).await.0;
+    let queue = figures(&shared, &counts, now).await?;
+    let page = Overview {
+        frame: Frame::new(&shared, &visitor, "/"),
+        flow: flow(&accounts, &status.not_ready, now),
+        queue,
+        disk: disk(&status.state_dir),
+        status,
+        accounts: accounts.into_iter().map(|a| Row::new(a, now)).collect(),
+        can_add_provider: has_page("/providers"),
+    };
+    Ok(render(StatusCode::OK, &page))
+}
+
+impl Row {
+    fn new(account: Account, now: Timestamp) -> Self {
+        Self {
+            badge: account.state.into(),
+            token: account.token_expires_at.map(|at| Moment::new(at, now)),
+            account,
+        }
+    }
+}
+
+/// The one sentence at the top.
+fn flow(accounts: &[Account], not_ready: &[String], now: Timestamp) -> Flow {
+    let stuck: Vec<&str> = accounts
+        .iter()
+        .filter(|account| !account.can_send(now))
+        .map(|account| account.name.as_str())
+        .collect();
+    if accounts.is_empty() {
+        return Flow {
+            tone: "warn",
+            answer: "Nothing is set up to send mail yet.",
+            more: String::new(),
+        };
+    }
+    if stuck.len() == accounts.len() || !not_ready.is_empty() {
+        return Flow {
+            tone: "bad",
+            answer: "Mail is not flowing.",
+            more: not_ready.join("; "),
+        };
+    }
+    match stuck.as_slice() {
+        [] => Flow {
+            tone: "good",
+            answer: "Mail is flowing.",
+            more: String::new(),
+        },
+        stuck => Flow {
+            tone: "warn",
+            answer: "Mail is flowing, but not through every account.",
+            more: format!("What is for {} waits in the queue.", stuck.join(", ")),
+        },
+    }
+}
+
+async fn figures(
+    shared: &Shared,
+    counts: &[(crate::mail::AccountName, Counts)],
+    now: Timestamp,
+) -> Result<QueueFigures, crate::store::Error> {
+    let oldest = Filter {
+        state: Some(EntryState::Queued),
+        limit: Some(1),
+        ..Filter::default()
+    };
+    let oldest = shared.parts.queue.list(oldest).await?;
+    Ok(QueueFigures {
+        queued: counts.iter().map(|(_, counts)| counts.queued).sum(),
+        held: counts.iter().map(|(_, counts)| counts.held).sum(),
+        oldest: oldest
+            .first()
+            .map(|entry| Moment::new(entry.received_at, now)),
+    })
+}
+
+/// One cheap system call; none where it cannot be told.
+fn disk(state_dir: &std::path::Path) -> Option<Disk> {
+    let stat = rustix::fs::statvfs(state_dir).ok()?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    Some(Disk {
+        free: text::size(free),
+        percent_used: used.saturating_mul(100).checked_div(stat.f_blocks)?,
+    })
+}
