@@ -694,6 +694,31 @@ pub struct Listener {
     pub address: Option<SocketAddr>,
 }
 
+/// A key of the configuration and its value in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Dotted; the n-th section of a list is `listener#n`.
+    pub key: String,
+    /// As it was written; a default in words; of a secret only whether it is set.
+    pub value: String,
+    /// Where it comes from.
+    pub source: SettingSource,
+}
+
+/// Where a value comes from; later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettingSource {
+    /// Nobody has set it.
+    Default,
+    /// It was made in the console.
+    Console,
+    /// The configuration file.
+    File,
+    /// A `GATEPOST_` variable.
+    Environment,
+}
+
 /// How to get into the console: what `gatepost console` prints.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Invitation {

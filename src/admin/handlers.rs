@@ -18,8 +18,8 @@ use super::{
     ReloadRequest, Shared,
     api::{
         Account, Listener, Operated, PastedAddress, Problem, QueueDetail, QueueEntry, QueuePage,
-        QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest, SignInState,
-        SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
+        QueueQuery, QueueState, Reloaded, Selector, Setting, SignInQuery, SignInRequest,
+        SignInState, SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
     },
     problem::{Input, Named, Queried},
 };
@@ -66,6 +66,10 @@ pub(super) async fn status(State(shared): AppState) -> Json<Status> {
         console: shared.console.get().copied(),
         not_ready: shared.not_ready().await,
     })
+}
+
+pub(super) async fn settings(State(shared): AppState) -> Json<Vec<Setting>> {
+    Json(shared.view().settings.clone())
 }
 
 pub(super) async fn reload(State(shared): AppState) -> Answer<Reloaded> {

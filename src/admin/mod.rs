@@ -112,6 +112,10 @@ pub struct View {
     pub public_url: Option<Url>,
     /// What opens the console's pages: an argon2id PHC string.
     pub password_hash: Option<String>,
+    /// Every key of the configuration; no secrets.
+    pub settings: Vec<api::Setting>,
+    /// What is allowed in the configuration and still worth a remark.
+    pub warnings: Vec<String>,
 }
 
 impl View {
@@ -175,6 +179,7 @@ struct Shared {
     console: OnceLock<SocketAddr>,
     access: console::Access,
     pulse: console::live::Pulse,
+    history: console::history::History,
 }
 
 impl Admin {

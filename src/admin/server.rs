@@ -43,6 +43,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         submission: std::sync::OnceLock::new(),
         console: std::sync::OnceLock::new(),
         pulse: console::live::Pulse::default(),
+        history: console::history::History::default(),
     });
     let tasks = &shared.parts.tasks;
     let serving = connection::serve(control, control_router(&shared), tasks.clone());
@@ -94,6 +95,7 @@ fn routes() -> Routes {
     vec![
         ("/openapi.json", Method::GET, get(handlers::openapi)),
         ("/status", Method::GET, get(handlers::status)),
+        ("/settings", Method::GET, get(handlers::settings)),
         ("/reload", Method::POST, post(handlers::reload)),
         ("/rotate-key", Method::POST, post(handlers::rotate_key)),
         ("/console/invitation", Method::POST, post(console::invite)),

@@ -16,6 +16,9 @@ use super::{Sources, field::Report};
 /// Names the layer of variables in figment's metadata.
 pub(super) const ENVIRONMENT: &str = "environment";
 
+/// Names the layer of what was made in the console in figment's metadata.
+pub(super) const CONSOLE: &str = "console";
+
 /// What begins the name of a variable that counts.
 const PREFIX: &str = "GATEPOST_";
 

@@ -3,7 +3,7 @@
 //! - `layers`: file and variables, merged by figment. - `field`, `leaf`: one key, read so that a
 //!   wrong one hides no other. - `file`: the mirror of the file, every key once. - `unbuilt`: values
 //!   of the contract that are refused for now. - `secret_source`, `units`: how secrets, times and
-//!   sizes are written. - `check`: defaults, presets and what keys mean together.
+//!   sizes are written. - `reference`: the defaults in words. - `check`: defaults, presets and what keys mean together.
 //!
 //! This is where the process environment is read. Nothing here opens a socket; what is read from
 //! disk is the file itself, and the files and commands that give secrets.
@@ -14,6 +14,7 @@ mod file;
 mod layers;
 mod leaf;
 mod nearest;
+mod reference;
 mod secret_source;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What is allowed and still worth a remark. For `check`, and the log at start.
     pub warnings: Vec<String>,
+    /// Every key, its value and where that comes from; no secrets.
+    pub settings: Vec<crate::admin::api::Setting>,
 }
 
 /// Where a configuration comes from; later ones win: defaults, file, environment.

@@ -281,5 +281,7 @@ fn view(config: &Config) -> admin::View {
         config_file: config.file.clone(),
         public_url: config.admin.public_url.clone(),
         password_hash: config.admin.password_hash.clone(),
+        settings: config.settings.clone(),
+        warnings: config.warnings.clone(),
     }
 }

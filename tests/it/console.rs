@@ -1,6 +1,6 @@
 //! The console through real sockets: who gets in, who does not, and what no page does.
 
-use std::fs;
+use std::io::BufRead;
 
 use crate::support::{
     browser::{Browser, code, form},
@@ -63,7 +63,7 @@ fn a_code_opens_one_session() {
         let log = relay.process.log();
         let (_, code) = log.split_once("/login?code=")?;
         let end = code.find(|c: char| c != '-' && c != '_' && !c.is_ascii_alphanumeric())?;
-        Some(code[..end].to_owned())
+        Some(code.get(..end)?.to_owned())
     });
     let mut browser = Browser::new(site.console);
     let entered = browser.log_in(&[("code", &shown), ("next", "/settings?a=1")]);
@@ -265,15 +265,75 @@ fn without_a_password_others_stay_out() {
     assert!(!relay.process.log().contains("code="));
 }
 
+/// What is in force is listed with where it comes from; a reload that is refused lists every problem.
+#[test]
+fn settings_and_reload() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let browser = Browser::logged_in(&site);
+    let settings: serde_json::Value =
+        serde_json::from_str(&browser.get("/api/v1/settings").body).unwrap();
+    let host = settings.as_array().unwrap().iter();
+    let host = host
+        .clone()
+        .find(|s| s["key"] == "account.alerts.smtp.host");
+    assert_eq!(host.unwrap()["source"], "file");
+    let page = browser.get("/settings").body;
+    assert!(page.contains("<code>account.alerts.smtp</code>"), "{page}");
+
+    site.edit("tls = \"none\"\nauth", "tls = \"startls\"\nauht");
+    let answer = browser.submit("/settings", "/settings/reload", &[]);
+    assert_eq!(answer.status, 303);
+    let told = browser.get("/settings").body;
+    for word in ["role=\"alert\"", "startls", "auht"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
+
+/// A page that listens hears of a change, and the stream ends with its session.
+#[test]
+fn events_tell_of_changes() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let browser = Browser::logged_in(&site);
+    let mut stream = browser.open("/events");
+    let mut line = String::new();
+    while !line.starts_with("retry:") {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0);
+    }
+    site.submit(&message("one", b"Hello.\r\n"));
+    while line.trim() != "event: changed" {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0);
+    }
+    let page = eventually("the delivery is counted", || {
+        let page = browser.get("/").body;
+        page.contains("1 delivered in the last hour")
+            .then_some(page)
+    });
+    assert!(page.contains("<rect"), "{page}");
+    browser.submit("/", "/logout", &[]);
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut rest).unwrap();
+}
+
 /// Every answer has the security headers; no page has anything inline; what others wrote is text.
 #[test]
 fn pages_hold_no_script_of_anybody() {
     let sink = Sink::start();
     let site = Site::plain(&sink);
     let _relay = site.start();
-    sink.hold();
-    site.submit(&message("<script>alert(1)</script>", b"Hello.\r\n"));
+    sink.answer_mail(Some("421 4.3.2 <script>alert(1)</script> not now"));
+    site.submit(&message("one", b"Hello.\r\n"));
     let browser = Browser::logged_in(&site);
+    eventually("the provider's words are shown, as text", || {
+        let page = browser.get("/").body;
+        assert!(!page.contains("<script>alert"), "{page}");
+        page.contains("script&#62; not now").then_some(())
+    });
     for path in [
         "/",
         "/settings",
@@ -315,5 +375,4 @@ fn pages_hold_no_script_of_anybody() {
     let tag = style.field("etag").unwrap();
     let again = browser.send("GET", "/assets/style.css", &[("If-None-Match", tag)], "");
     assert_eq!((again.status, again.body.len()), (304, 0));
-    let _ = fs::metadata(site.state());
 }

@@ -1,7 +1,7 @@
 //! A visitor of the console: requests as a browser sends them, over a plain socket, with a cookie.
 
 use std::{
-    io::{Read, Write},
+    io::{BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -72,6 +72,19 @@ impl Browser {
     /// A page.
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "")
+    }
+
+    /// A page that does not end by itself, to be read as it comes.
+    pub(crate) fn open(&self, path: &str) -> BufReader<TcpStream> {
+        let mut stream = TcpStream::connect(self.console).unwrap();
+        stream.set_read_timeout(Some(ANSWER_PATIENCE)).unwrap();
+        let (host, cookie) = (&self.host, self.cookie.as_deref().unwrap_or_default());
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        BufReader::new(stream)
     }
 
     /// Sends a form with the token of the page `from`.

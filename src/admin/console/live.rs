@@ -12,11 +12,11 @@ use axum::{
 use tokio::{
     io::{AsyncWriteExt, DuplexStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::io::ReaderStream;
 
-use super::Visitor;
+use super::{Visitor, history::Minute};
 use crate::admin::{Shared, api::Problem, handlers::AppState};
 
 /// Where pages listen.
@@ -24,8 +24,9 @@ pub(in crate::admin) const PATH: &str = "/events";
 
 /// How often it is looked whether something has changed, while a page listens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Something is said so often at least, so that both sides learn that the other has gone.
-const SAY_EVERY: Duration = Duration::from_secs(15);
+/// Something is said so often at least, so that both sides learn that the other, or the session, has
+/// gone.
+const SAY_EVERY: Duration = Duration::from_secs(5);
 /// Pages that listen at once: each holds one of the console's connections, and half of these stay
 /// free for requests.
 const LISTENERS_MAX: usize = 32;
@@ -54,8 +55,10 @@ impl Default for Pulse {
     }
 }
 
-/// Looks for changes, while somebody listens, until the tasks of `shared` are told to stop.
+/// Counts what is delivered in each minute, and looks for changes while somebody listens, until the
+/// tasks of `shared` are told to stop.
 pub(in crate::admin) async fn watch(shared: Arc<Shared>) {
+    let start = Instant::now();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -63,6 +66,9 @@ pub(in crate::admin) async fn watch(shared: Arc<Shared>) {
             _ = looks.tick() => {}
             () = shared.parts.tasks.stopped() => return,
         }
+        shared
+            .history
+            .note(start.elapsed().as_secs() / 60, shared.totals());
         if shared.pulse.seen.receiver_count() > 0 {
             let now = shared.fingerprint().await;
             shared.pulse.seen.send_if_modified(|seen| {
@@ -104,6 +110,20 @@ impl Shared {
                 () = tokio::time::sleep(SAY_EVERY) => page.write_all(NOTHING_NEW).await,
                 () = self.parts.tasks.stopped() => return,
             };
+        }
+    }
+
+    /// How many recipients have reached which outcome since the start.
+    fn totals(&self) -> Minute {
+        let settled = &self.parts.metrics.recipients_settled;
+        // A look must not make a series that nothing has counted yet.
+        let count = |outcome| {
+            let counter = settled.get(&[("outcome", outcome)]);
+            counter.map_or(0, |counter| counter.get())
+        };
+        Minute {
+            delivered: count("delivered"),
+            failed: count("bounced") + count("expired"),
         }
     }
 

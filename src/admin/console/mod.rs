@@ -14,6 +14,7 @@
 mod access;
 mod assets;
 pub(super) mod form;
+pub(super) mod history;
 pub(super) mod live;
 mod pages;
 pub(super) mod view;

@@ -99,6 +99,7 @@ pub(super) fn check(
         log,
         file: path.map(Path::to_owned),
         warnings: checker.report.warnings,
+        settings: findings.settings,
     })
 }
 

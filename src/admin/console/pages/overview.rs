@@ -11,8 +11,10 @@ use crate::{
         Shared,
         api::{self, Account},
         console::{
-            Frame, Page, Visitor, has_page, render,
-            view::{Badge, Moment},
+            Frame, Page, Visitor, has_page,
+            history::Minute,
+            render,
+            view::{Badge, Chart, Moment},
         },
         handlers::{self, AppState},
         text,
@@ -29,7 +31,11 @@ struct Overview {
     accounts: Vec<Row>,
     queue: QueueFigures,
     status: api::Status,
+    delivered: Chart,
+    failed: Chart,
     disk: Option<Disk>,
+    /// What will end by itself, and remarks on the configuration: reason and remedy.
+    warnings: Vec<(String, String)>,
     can_add_provider: bool,
 }
 
@@ -72,7 +78,13 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
     let counts = shared.parts.queue.counts().await?;
     let status = handlers::status(State(Arc::clone(&shared))).await.0;
     let queue = figures(&shared, &counts, now).await?;
+    let hour = shared.history.last_hour();
+    let chart =
+        |what, of: fn(&Minute) -> u64| Chart::new(what, &hour.iter().map(of).collect::<Vec<_>>());
     let page = Overview {
+        delivered: chart("delivered", |minute| minute.delivered),
+        failed: chart("returned", |minute| minute.failed),
+        warnings: warnings(&accounts, &shared.view().warnings),
         frame: Frame::new(&shared, &visitor, "/"),
         flow: flow(&accounts, &status.not_ready, now),
         queue,
@@ -92,6 +104,24 @@ impl Row {
             account,
         }
     }
+}
+
+/// Each once: accounts of one provider share its secret. A remedy names the account, which is the
+/// first one's then.
+fn warnings(accounts: &[Account], configuration: &[String]) -> Vec<(String, String)> {
+    let mut warnings: Vec<(String, String)> = Vec::new();
+    for account in accounts {
+        let of = account.provider.as_deref().unwrap_or(account.name.as_str());
+        for warning in &account.warnings {
+            let reason = format!("{of}: {}", warning.reason);
+            if !warnings.iter().any(|(told, _)| *told == reason) {
+                warnings.push((reason, warning.remedy.clone()));
+            }
+        }
+    }
+    let configuration = configuration.iter();
+    warnings.extend(configuration.map(|warning| (warning.clone(), String::new())));
+    warnings
 }
 
 /// The one sentence at the top.
@@ -158,4 +188,66 @@ fn disk(state_dir: &std::path::Path) -> Option<Disk> {
         free: text::size(free),
         percent_used: used.saturating_mul(100).checked_div(stat.f_blocks)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::api::{AccountFacts, AccountState, Transport},
+        mail::AccountName,
+        oauth::Warning,
+    };
+
+    fn account(name: &str, state: AccountState) -> Account {
+        let facts = AccountFacts {
+            name: AccountName::new(name),
+            mailbox: String::new(),
+            provider: Some("contoso".into()),
+            grant: None,
+            transport: Transport::Smtp,
+        };
+        Account {
+            state,
+            ..Account::new(&facts, None, None, 0, Timestamp::UNIX_EPOCH)
+        }
+    }
+
+    /// The answer is no only when nothing can leave.
+    #[test]
+    fn the_sentence_says_whether_mail_flows() {
+        use AccountState::{Held, Ready, SignInNeeded};
+        let cases: [(&[AccountState], &[&str], &str); 5] = [
+            (&[], &["no account can send"], "warn"),
+            (&[Ready, Ready], &[], "good"),
+            (&[Ready, Held], &[], "warn"),
+            (&[SignInNeeded], &["no account can send"], "bad"),
+            (&[Ready], &["the store takes no mail: full"], "bad"),
+        ];
+        for (states, not_ready, tone) in cases {
+            let accounts: Vec<_> = states.iter().map(|state| account("a", *state)).collect();
+            let not_ready: Vec<_> = not_ready.iter().map(ToString::to_string).collect();
+            let flow = flow(&accounts, &not_ready, Timestamp::UNIX_EPOCH);
+            assert_eq!(flow.tone, tone, "{states:?} {not_ready:?}: {flow:?}");
+        }
+    }
+
+    #[test]
+    fn a_warning_of_a_shared_profile_is_told_once() {
+        let mut accounts = [
+            account("a", AccountState::Ready),
+            account("b", AccountState::Ready),
+        ];
+        for account in &mut accounts {
+            account.warnings.push(Warning {
+                reason: "the client secret expires in 12 days".into(),
+                remedy: "make a new one".into(),
+                expires_at: Timestamp::UNIX_EPOCH,
+            });
+        }
+        let told = warnings(&accounts, &["remark".into()]);
+        let reasons: Vec<&str> = told.iter().map(|(reason, _)| reason.as_str()).collect();
+        let wanted = ["contoso: the client secret expires in 12 days", "remark"];
+        assert_eq!(reasons, wanted);
+    }
 }

@@ -1,4 +1,4 @@
-//! Settings: reading the configuration again, and ending sessions.
+//! Settings: what is in force and where it comes from, reading it again, and ending sessions.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
 
 use crate::admin::{
-    api::Reloaded,
+    api::{Reloaded, Setting, SettingSource},
     console::{
         Confirm, Frame, Page, Visitor, confirm, done, failed, form::Posted, redirect, render,
     },
@@ -19,13 +19,73 @@ const HERE: &str = "/settings";
 #[template(path = "admin/console/pages/settings.html")]
 struct Settings {
     frame: Frame,
+    file: Option<String>,
+    groups: Vec<Group>,
+}
+
+/// The settings of one section.
+struct Group {
+    /// `account.alerts`; empty: the top of the file.
+    section: String,
+    rows: Vec<Row>,
+}
+
+impl Group {
+    /// Whether somebody has set something in it.
+    fn has_own(&self) -> bool {
+        self.rows.iter().any(|row| !row.is_default)
+    }
+}
+
+struct Row {
+    key: String,
+    value: String,
+    source: &'static str,
+    is_default: bool,
 }
 
 pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Visitor) -> Page {
+    let view = shared.view();
     let page = Settings {
         frame: Frame::new(&shared, &visitor, HERE),
+        file: view
+            .config_file
+            .as_ref()
+            .map(|file| file.display().to_string()),
+        groups: groups(&view.settings),
     };
     Ok(render(StatusCode::OK, &page))
+}
+
+/// The settings by section, each in the order of the reference file.
+fn groups(settings: &[Setting]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for setting in settings {
+        let (section, key) = setting.key.rsplit_once('.').unwrap_or(("", &setting.key));
+        let row = Row {
+            key: key.to_owned(),
+            value: setting.value.clone(),
+            source: source(setting.source),
+            is_default: setting.source == SettingSource::Default,
+        };
+        match groups.iter_mut().find(|group| group.section == section) {
+            Some(group) => group.rows.push(row),
+            None => groups.push(Group {
+                section: section.to_owned(),
+                rows: vec![row],
+            }),
+        }
+    }
+    groups
+}
+
+fn source(source: SettingSource) -> &'static str {
+    match source {
+        SettingSource::Default => "default",
+        SettingSource::Console => "console",
+        SettingSource::File => "file",
+        SettingSource::Environment => "environment",
+    }
 }
 
 pub(in crate::admin::console) async fn reload(
@@ -68,4 +128,31 @@ pub(in crate::admin::console) async fn log_out_all(
         back: HERE.into(),
     };
     confirm(Frame::new(&shared, &visitor, HERE), &ask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sections stay together, also where the list comes back to one.
+    #[test]
+    fn settings_are_grouped_by_section() {
+        let keys = [
+            "hostname",
+            "account.a.mailbox",
+            "account.a.smtp.host",
+            "account.a.grant",
+        ];
+        let settings = keys.map(|key| Setting {
+            key: key.into(),
+            value: String::new(),
+            source: SettingSource::File,
+        });
+        let groups = groups(&settings);
+        let shown: Vec<_> = groups
+            .iter()
+            .map(|group| (group.section.as_str(), group.rows.len()))
+            .collect();
+        assert_eq!(shown, [("", 1), ("account.a", 2), ("account.a.smtp", 1)]);
+    }
 }
