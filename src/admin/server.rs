@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::{Method, StatusCode, Uri},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
@@ -211,10 +211,15 @@ async fn callback_or_nothing(
     State(shared): State<Arc<Shared>>,
     method: Method,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Response {
     let oauth = &shared.parts.oauth;
     if callback::is_callback(uri.path(), &oauth.redirect_urls()) {
         return callback::answer(oauth, method, &uri).await;
+    }
+    let accepted = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok());
+    if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
+        return console::no_page();
     }
     not_found().await
 }
@@ -243,8 +248,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use axum::http::header;
 
     use super::*;
 

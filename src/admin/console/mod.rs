@@ -220,6 +220,12 @@ impl IntoResponse for Failed {
     }
 }
 
+/// For a person who followed a stale link.
+pub(super) fn no_page() -> Response {
+    let text = "There is no page at this address.";
+    Failed(Problem::new(StatusCode::NOT_FOUND, text)).into_response()
+}
+
 impl From<Problem> for Failed {
     fn from(problem: Problem) -> Self {
         Self(problem)
@@ -229,5 +235,74 @@ impl From<Problem> for Failed {
 impl From<store::Error> for Failed {
     fn from(error: store::Error) -> Self {
         Self(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn templates(dir: &Path, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                templates(&path, found);
+            } else if path.extension().is_some_and(|kind| kind == "html") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.display().to_string(), text));
+            }
+        }
+    }
+
+    /// What the policy forbids would silently not work; what is not escaped would be a hole; a form
+    /// without the token would always be refused (the login has no session yet).
+    #[test]
+    fn templates_keep_the_rules_of_the_house() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin/console");
+        let mut found = Vec::new();
+        templates(&dir, &mut found);
+        assert!(found.len() > 5);
+        for (path, text) in found {
+            for banned in [
+                " style=",
+                "<style",
+                " onclick",
+                " onsubmit",
+                " onchange",
+                "<script>",
+            ] {
+                assert!(!text.contains(banned), "{path} has {banned}");
+            }
+            assert!(
+                !text.contains("|safe") && !text.contains("| safe"),
+                "{path}"
+            );
+            assert!(!text.contains("{% autoescape"), "{path}");
+            let forms = text.matches("method=\"post\"").count();
+            let tokens = text.matches("ui::csrf(frame)").count();
+            assert!(forms <= tokens || path.ends_with("login.html"), "{path}");
+        }
+    }
+
+    /// A problem is a page with what to do, and its text is text.
+    #[test]
+    fn a_problem_is_said_as_a_page() {
+        let problem = Problem::new(StatusCode::NOT_FOUND, "<b>gone</b>").remedy("look elsewhere");
+        let page = ProblemPage {
+            frame: Frame::bare(),
+            problem: &problem,
+        };
+        let page = page.render().unwrap();
+        assert!(
+            page.contains("&#60;b&#62;gone") && !page.contains("<b>"),
+            "{page}"
+        );
+        assert!(
+            page.contains("look elsewhere") && page.contains("role=\"alert\""),
+            "{page}"
+        );
+        assert!(!page.contains("Log out"), "{page}");
     }
 }

@@ -30,8 +30,21 @@ const IN_CLEAR: &str = "would send secrets over the network in clear";
 const HTTPS_ONLY: &str = "use https:// (http:// only on this machine)";
 
 /// Paths that the console answers itself.
-const CONSOLE_PATHS: [&str; 7] = [
-    "/api/", "/assets/", "/events", "/healthz", "/login", "/metrics", "/readyz",
+const CONSOLE_PATHS: [&str; 14] = [
+    "/accounts",
+    "/api/",
+    "/assets/",
+    "/clients",
+    "/events",
+    "/healthz",
+    "/login",
+    "/logout",
+    "/metrics",
+    "/providers",
+    "/queue",
+    "/readyz",
+    "/settings",
+    "/trace",
 ];
 
 /// A profile with what accounts need to know of it.

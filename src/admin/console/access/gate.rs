@@ -33,8 +33,8 @@ pub(in crate::admin) async fn pages(
     request: Request,
     next: Next,
 ) -> Response {
-    // A profile's redirect URL may have the path of a page; the browser then comes back without its
-    // cookie (SameSite=Strict), and with a state that a page never has.
+    // A profile's redirect URL may have no path; the browser then comes back to the overview's, without
+    // its cookie (SameSite=Strict), and with a state that the overview never has.
     let oauth = &shared.parts.oauth;
     if is_callback(&request) && callback::is_callback(request.uri().path(), &oauth.redirect_urls())
     {

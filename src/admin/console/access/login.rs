@@ -191,7 +191,7 @@ fn local(next: &str) -> &str {
 }
 
 impl Access {
-    fn cookie(&self, id: &str, headers: &HeaderMap, end: &str) -> String {
+    pub(super) fn cookie(&self, id: &str, headers: &HeaderMap, end: &str) -> String {
         let secure = if self.tls || origin::is_https(headers) {
             "; Secure"
         } else {

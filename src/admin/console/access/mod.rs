@@ -222,3 +222,102 @@ impl Access {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn access(address: &str, password_hash: Option<&str>, tls: bool) -> Access {
+        let settings = Settings {
+            password_hash: password_hash.map(Into::into),
+            public_url: None,
+        };
+        let access = Access::new(settings, tls);
+        access.bound(address.parse().unwrap());
+        access
+    }
+
+    /// A password where there is one; else a code, but only for who is on this machine.
+    #[test]
+    fn the_way_in_follows_from_address_and_password() {
+        for (address, hash, wanted) in [
+            ("127.0.0.1:8025", None, Way::Code),
+            ("[::1]:8025", None, Way::Code),
+            ("[::ffff:127.0.0.1]:8025", None, Way::Code),
+            ("0.0.0.0:8025", None, Way::Closed),
+            ("10.0.0.5:8025", None, Way::Closed),
+            ("10.0.0.5:8025", Some("$argon2id$"), Way::Password),
+            ("127.0.0.1:8025", Some("$argon2id$"), Way::Password),
+        ] {
+            assert_eq!(
+                access(address, hash, false).way(),
+                wanted,
+                "{address} {hash:?}"
+            );
+        }
+        assert_eq!(Access::new(Settings::default(), false).way(), Way::Closed);
+    }
+
+    /// `Secure` over TLS, whoever ends it; each port has its own cookie.
+    #[test]
+    fn the_cookie_is_secure_over_tls() {
+        let mut headers = HeaderMap::new();
+        let plain = access("127.0.0.1:8025", None, false);
+        let cookie = plain.cookie("id", &headers, "");
+        let wanted = "gatepost_session_8025=id; Path=/; HttpOnly; SameSite=Strict";
+        assert_eq!(cookie, wanted);
+        let tls = access("127.0.0.1:8026", None, true).cookie("id", &headers, "");
+        assert!(
+            tls.starts_with("gatepost_session_8026=") && tls.ends_with("; Secure"),
+            "{tls}"
+        );
+        let proxied = HeaderValue::from_static("https://relay.example.com");
+        headers.insert(header::ORIGIN, proxied);
+        assert!(plain.cookie("id", &headers, "").ends_with("; Secure"));
+    }
+
+    /// The session is found among other cookies, and is gone after another password was set.
+    #[tokio::test]
+    async fn another_password_ends_the_sessions() {
+        let access = access("127.0.0.1:8025", None, false);
+        let code = access.code.renew(Instant::now()).unwrap();
+        let Outcome::In(id) = access.log_in(code, None).await else {
+            panic!("the code is good")
+        };
+        let mut headers = HeaderMap::new();
+        assert!(access.visitor(&headers, true).is_none());
+        let cookie = format!("a=b; gatepost_session_8025={id}; c=d");
+        headers.insert(header::COOKIE, HeaderValue::from_str(&cookie).unwrap());
+        assert!(access.visitor(&headers, true).is_some());
+        access.reconfigure(Settings::default());
+        assert!(
+            access.visitor(&headers, true).is_some(),
+            "nothing has changed"
+        );
+        access.reconfigure(Settings {
+            password_hash: Some("$argon2id$".into()),
+            public_url: None,
+        });
+        assert!(access.visitor(&headers, true).is_none());
+    }
+
+    /// However many come at once, few guesses are checked; then even the right code waits.
+    #[tokio::test(start_paused = true)]
+    async fn guesses_are_slowed() {
+        let access = access("127.0.0.1:8025", None, false);
+        let peer = Some(IpAddr::from([127, 0, 0, 1]));
+        let mut checked = 0;
+        for _ in 0..100 {
+            let outcome = access.log_in("guess".into(), peer).await;
+            checked += u32::from(matches!(outcome, Outcome::Wrong));
+        }
+        assert!((1..=10).contains(&checked), "{checked}");
+        let code = access.code.renew(Instant::now()).unwrap();
+        let outcome = access.log_in(code.clone(), peer).await;
+        assert!(matches!(outcome, Outcome::TooSoon(_)));
+        tokio::time::advance(Duration::from_secs(15 * 60)).await;
+        assert!(matches!(access.log_in(code, peer).await, Outcome::In(_)));
+    }
+}
