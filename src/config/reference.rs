@@ -74,7 +74,8 @@ mod tests {
         for (key, wanted) in [
             ("store.url", "\"sqlite\""),
             ("hostname", "the system's name"),
-            ("listener.*.max_connections_per_client", "1000 and 50"),
+            ("listener.*.key_file", "none"),
+            ("listener.*.max_connections_per_client", "50"),
             ("account.*.smtp.tls", "the provider's, else \"starttls\""),
             ("client.*.disabled", "false"),
             ("console.address", "\"127.0.0.1:8025\""),

@@ -154,7 +154,7 @@ fn flow(accounts: &[Account], not_ready: &[String], now: Timestamp) -> Flow {
         stuck => Flow {
             tone: "warn",
             answer: "Mail is flowing, but not through every account.",
-            more: format!("What is for {} waits in the queue.", stuck.join(", ")),
+            more: format!("What goes through {} waits in the queue.", stuck.join(", ")),
         },
     }
 }
