@@ -237,6 +237,12 @@ impl Gate {
         self.strikes
     }
 
+    /// Whether it is closed because the server or the token could not be had, until a message has
+    /// passed. A server that only wants us to go slower fails nothing.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.closed.is_some() && self.strikes > 0
+    }
+
     /// Until when it is closed without being on hold.
     pub(crate) fn paused_until(&self, now: Instant) -> Option<Instant> {
         let closed = self.closed.as_ref()?;
@@ -346,12 +352,14 @@ mod tests {
             assert_eq!(gate.enter(now), Pass::Go);
             gate.leave();
         }
+        assert!(gate.is_failing(), "the trial has shown nothing yet");
         assert_eq!(waits.first(), Some(&STRIKE_FIRST));
         assert_eq!(waits.last(), Some(&STRIKE_MAX));
         assert!(waits.is_sorted());
         assert_eq!(gate.enter(now), Pass::Go);
         gate.works();
         gate.leave();
+        assert!(!gate.is_failing());
         assert_eq!(
             gate.fails(0.0, now),
             STRIKE_FIRST / 2,
@@ -370,6 +378,7 @@ mod tests {
             "a message that still passed does not lift a pause"
         );
         assert!(gate.paused_until(now).is_some());
+        assert!(!gate.is_failing());
         gate.leave();
         let mut later = now + Duration::from_secs(60);
         assert_eq!(gate.enter(later), Pass::Go);

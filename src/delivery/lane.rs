@@ -214,6 +214,7 @@ impl Lane {
         LaneStatus {
             held: state.gate.held().cloned(),
             paused_until,
+            failing: state.gate.is_failing(),
             trouble: state.trouble.clone(),
             last_delivery_at: state.last_delivery_at,
             limits: self.account.limits.clone(),
