@@ -252,7 +252,7 @@ async fn exchange_limits_pause_or_hold_and_bounce_nothing() {
 /// Row 34: an hour without network, and a backlog when it is back.
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_a_backlog_leaves_without_a_burst() {
-    const BACKLOG: u64 = 2_000;
+    const BACKLOG: u64 = 10_000;
     let limits = Limits {
         connections: 4,
         messages_per_minute: Some(600),
@@ -269,7 +269,7 @@ async fn after_an_outage_a_backlog_leaves_without_a_burst() {
     world.providers[0].answers_within(5..20);
     for n in 0..BACKLOG {
         world.send(0, "app@b.example", &["r"]).await;
-        if n % 20 == 0 {
+        if n % (BACKLOG / 100) == 0 {
             sleep(Duration::from_secs(20)).await;
         }
     }
