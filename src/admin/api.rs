@@ -233,11 +233,12 @@ impl Account {
     }
 }
 
-/// Why nothing moves, if nothing does: a lane that waits, or tries whether the trouble is over.
+/// Why nothing moves, if nothing does: a lane that waits, or whose next attempt shows whether the
+/// trouble is over.
 fn pause(lane: &delivery::LaneStatus, now: Timestamp) -> Option<Diagnosis> {
     let reason = match lane.paused_until.filter(|until| *until > now) {
         Some(until) => format!("delivery pauses until {until}: {}", lane.trouble),
-        None if lane.failing => format!("delivery is being tried again after: {}", lane.trouble),
+        None if lane.failing => format!("the last attempt failed: {}", lane.trouble),
         None => return None,
     };
     Some(Diagnosis {
@@ -1003,7 +1004,7 @@ mod tests {
             let trying = failing(token, None, None, true);
             assert_eq!(trying.state, AccountState::Retrying);
             let reason = trying.reason.as_deref().unwrap();
-            assert!(reason.ends_with("after: connection refused"), "{reason}");
+            assert!(reason.ends_with("failed: connection refused"), "{reason}");
         }
         let held = failing(Some(State::Ready), Some(diagnosis("lane")), None, true);
         assert_eq!(held.state, AccountState::Held, "a person comes first");

@@ -42,7 +42,9 @@ enum Why {
     Held(Diagnosis),
     /// No token for now; a new one ends it.
     Token,
-    /// The server cannot be reached, or wants us to go slower.
+    /// The server cannot be reached or used.
+    Away,
+    /// The server wants us to go slower.
     Paused,
     /// A limit must pass: the day's recipients, ours or the provider's.
     Quota,
@@ -152,7 +154,7 @@ impl Gate {
             return closed.until - now;
         }
         let wait = self.strike(jitter);
-        self.close(Why::Paused, now + wait);
+        self.close(Why::Away, now + wait);
         wait
     }
 
@@ -164,7 +166,7 @@ impl Gate {
             self.narrowed_until = now + wait;
         }
         let why = if narrower { Why::Paused } else { Why::Quota };
-        let is_pause = |closed: &Closed| matches!(closed.why, Why::Paused | Why::Quota);
+        let is_pause = |closed: &Closed| matches!(closed.why, Why::Away | Why::Paused | Why::Quota);
         if !matches!(&self.closed, Some(c) if c.until > now + wait || !is_pause(c)) {
             self.close(why, now + wait);
         }
@@ -195,7 +197,7 @@ impl Gate {
     pub(crate) fn held(&self) -> Option<&Diagnosis> {
         match &self.closed.as_ref()?.why {
             Why::Held(diagnosis) => Some(diagnosis),
-            Why::Token | Why::Paused | Why::Quota => None,
+            Why::Token | Why::Away | Why::Paused | Why::Quota => None,
         }
     }
 
@@ -225,7 +227,7 @@ impl Gate {
             Some(closed) => Some(match closed.why {
                 Why::Held(_) => "held",
                 Why::Token => "token",
-                Why::Paused => "paused",
+                Why::Away | Why::Paused => "paused",
                 Why::Quota => "quota",
             }),
             None => (self.width(now) < self.width_max).then_some("throttled"),
@@ -240,7 +242,8 @@ impl Gate {
     /// Whether it is closed because the server or the token could not be had, until a message has
     /// passed. A server that only wants us to go slower fails nothing.
     pub(crate) fn is_failing(&self) -> bool {
-        self.closed.is_some() && self.strikes > 0
+        let closed = self.closed.as_ref();
+        closed.is_some_and(|closed| matches!(closed.why, Why::Away | Why::Token))
     }
 
     /// Until when it is closed without being on hold.
@@ -256,8 +259,8 @@ impl Gate {
         };
         // Other trouble on top of a hold does not hide what a person must do.
         let why = match (was, why) {
-            (Some(held @ Why::Held(_)), Why::Token | Why::Paused | Why::Quota) => held,
-            (Some(quota @ Why::Quota), Why::Paused) => quota,
+            (Some(held @ Why::Held(_)), Why::Token | Why::Away | Why::Paused | Why::Quota) => held,
+            (Some(quota @ Why::Quota), Why::Away | Why::Paused) => quota,
             (_, why) => why,
         };
         self.closed = Some(Closed { why, until, trial });
@@ -390,6 +393,19 @@ mod tests {
         assert_eq!(gate.enter(later), Pass::Busy);
         later += WIDEN_AFTER;
         assert_eq!(gate.enter(later), Pass::Go);
+    }
+
+    #[test]
+    fn a_server_that_is_back_and_throttles_fails_no_longer() {
+        let mut now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        now += gate.fails(1.0, now);
+        assert_eq!(gate.enter(now), Pass::Go);
+        assert!(gate.is_failing());
+        gate.slow(Duration::from_secs(60), true, now);
+        gate.leave();
+        assert!(!gate.is_failing());
+        assert!(gate.paused_until(now).is_some());
     }
 
     #[test]

@@ -191,7 +191,7 @@ pub struct LaneStatus {
     pub held: Option<Diagnosis>,
     /// Not before then (throttled, or the connection failed).
     pub paused_until: Option<Timestamp>,
-    /// The server could not be reached or used, and no message has passed since.
+    /// The server or a token could not be had, and no message has passed since.
     pub failing: bool,
     /// What last kept the account from sending; it says why while there is a pause, and may be over
     /// else.
