@@ -49,6 +49,15 @@ pub(crate) fn certificates(dir: &Path) {
     certificates_for(dir, &["localhost", "127.0.0.1"]);
 }
 
+/// An authority. Equal names would make what it signs look self-signed.
+pub(crate) fn authority(name: &str) -> CertificateParams {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    let name = format!("rig authority {name}");
+    authority.distinguished_name.push(DnType::CommonName, name);
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority
+}
+
 /// As [`certificates`], for other names.
 pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
     certificates_until(dir, names, 4000);
@@ -56,13 +65,7 @@ pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
 
 /// As [`certificates_for`], with the server's certificate valid until the end of this year.
 pub(crate) fn certificates_until(dir: &Path, names: &[&str], year: i32) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    // Equal names would make the server's certificate look self-signed.
-    authority.distinguished_name.push(
-        DnType::CommonName,
-        format!("rig authority of {}", dir.display()),
-    );
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = authority(&format!("of {}", dir.display()));
     let authority_key = KeyPair::generate().unwrap();
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = Issuer::new(authority, authority_key);

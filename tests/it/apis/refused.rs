@@ -43,10 +43,13 @@ fn a_session_refused_before_mail_touches_no_message() {
         rig.submit(&[TO], &addressed(TO, ""));
         let account = rig.site.wait_account("practice", state);
         let reason = account["reason"].as_str().unwrap();
-        assert!(!reason.is_empty(), "{phase} {reply}: {account}");
+        let said = if reply == "drop" { "" } else { reply };
+        assert!(reason.contains(said), "{phase} {reply}: {account}");
+        assert!(!account["remedy"].is_null(), "{phase} {reply}: {account}");
         let waiting = rig.site.queue();
         assert_eq!(waiting.len(), 1, "{phase} {reply}: {waiting:?}");
         assert_eq!(waiting[0]["sender"], "app@example.test");
+        assert_eq!(waiting[0]["attempts"], 0, "{phase} {reply}: {waiting:?}");
         assert_eq!(rig.messages().len(), number, "{phase} {reply}");
 
         let (head, _) = rig.ask("DELETE", "/faults", "", b"");
