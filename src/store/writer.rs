@@ -121,8 +121,10 @@ pub(super) fn spawn(
         metrics,
     };
     let run = move || {
+        writer.note_spare();
         while let Some(group) = next_group(&mut jobs) {
             writer.process(group);
+            writer.note_spare();
             if writer.checkpoint("NOOP") >= WAL_PAGES_MAX {
                 writer.checkpoint("PASSIVE");
             }
@@ -217,6 +219,20 @@ impl Writer {
         for job in group {
             answer(job, Ok(()));
         }
+    }
+
+    /// Says how much new mail the table takes without growing.
+    fn note_spare(&self) {
+        let number = |pragma: &str| {
+            let mut statement = self.connection.prepare_cached(pragma)?;
+            statement
+                .query_row([], |row| row.get::<_, i64>(0))
+                .map(|number| u64::try_from(number).unwrap_or_default())
+        };
+        let pages = number("PRAGMA freelist_count");
+        let spare = pages.and_then(|pages| Ok(pages.saturating_mul(number("PRAGMA page_size")?)));
+        // Not to be had: then nothing is counted on, and the reserve is as it would be without.
+        self.space.note_spare(spare.unwrap_or_default());
     }
 
     /// Copies the journal back (`NOOP`: only looks); how many pages it has. A failure for good ends the

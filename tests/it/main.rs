@@ -21,6 +21,7 @@ mod drain;
 mod fuzz;
 mod hold;
 mod import;
+mod inflow;
 mod listener;
 mod loops;
 mod mail_loop;
