@@ -94,7 +94,7 @@ pub(super) async fn reload(State(shared): AppState) -> Answer<Reloaded> {
 pub(super) async fn rotate_key(State(shared): AppState) -> Answer<Rotated> {
     let oauth = shared.parts.oauth.clone();
     let rotated = to_its_end(&shared.parts.tasks, "rotate_key", async move {
-        oauth.rotate_key().await
+        oauth.rotate_key(|_| async { Ok(0) }).await
     });
     Ok(Json(rotated.await.ok_or_else(Problem::lost)??))
 }

@@ -18,8 +18,8 @@ use tokio::{
 use url::Url;
 
 use super::{
-    AccessToken, Config, Diagnosis, Error, Grant, Key, Kind, Reached, Rotated, Service, SignIn,
-    Status, TokenError, expiry,
+    AccessToken, Config, Diagnosis, Error, Grant, Key, Kind, Reached, Rotated, Seal, Service,
+    SignIn, Status, TokenError, expiry,
     grant::{Grants, Profile, authorization_url},
     identity::{Refused, Stranger},
     refresher::{self, Beginning, Command, Handle, Parts, Serve},
@@ -247,7 +247,11 @@ impl Keeper {
     }
 
     /// See [`super::Oauth::rotate_key`].
-    pub(super) async fn rotate_key(&self) -> Result<Rotated, Error> {
+    pub(super) async fn rotate_key<F, R>(&self, others: F) -> Result<Rotated, Error>
+    where
+        F: FnOnce(Seal) -> R,
+        R: Future<Output = Result<usize, crate::store::Error>>,
+    {
         let _one_at_a_time = self.rotating.lock().await;
         let key = self.accounts().key.clone();
         let key = key.ok_or_else(|| Error::Account(stopping().to_string()))?;
@@ -272,7 +276,10 @@ impl Keeper {
             drop(stored.await);
         }
         let alone = staged.first();
-        let mut rotated = Rotated::default();
+        let mut rotated = Rotated {
+            resealed: others(Seal::of(&staged)).await?,
+            ..Rotated::default()
+        };
         for token in self.parts.vault.tokens().await? {
             let token = match handles.contains_key(&token.account) {
                 true => token,

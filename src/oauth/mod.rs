@@ -7,7 +7,7 @@
 //! [`preset`]: what is known of providers · `discovery`: what an issuer says of itself · `grant`: the
 //! requests · `response`, `error`: what the answers mean · `identity`: who signed in · `state`: when to
 //! refresh (pure) · `refresher`: the task an account · `sign_in`: sign-ins under way · `seal`: tokens
-//! at rest · `keeper`: all accounts together.
+//! at rest · `secrets`: what others keep under the same key · `keeper`: all accounts together.
 
 mod assertion;
 mod discovery;
@@ -22,6 +22,7 @@ pub mod preset;
 mod refresher;
 mod response;
 mod seal;
+mod secrets;
 mod sign_in;
 mod state;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use url::Url;
 pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
 pub use expiry::Warning;
 pub use inspect::{Reached, TokenFacts};
+pub use secrets::Seal;
 use vault::Vault;
 
 use crate::{
@@ -545,13 +547,19 @@ impl Oauth {
     /// more. A key file gets a new key; where the key is given, its owner has put the new one in front
     /// of the old. A crash at any moment leaves every record openable.
     ///
+    /// `others` seals with the new key what is kept beside the tokens; how many records that were.
+    ///
     /// # Errors
     /// [`Error::Key`], [`Error::Store`]; what was not sealed anew opens with the old key, which stays.
     ///
     /// # Cancel safety
     /// Cancel safe; the old key then stays beside the new one.
-    pub async fn rotate_key(&self) -> Result<Rotated, Error> {
-        self.keeper.rotate_key().await
+    pub async fn rotate_key<F, R>(&self, others: F) -> Result<Rotated, Error>
+    where
+        F: FnOnce(Seal) -> R,
+        R: Future<Output = Result<usize, crate::store::Error>>,
+    {
+        self.keeper.rotate_key(others).await
     }
 
     /// The redirect URLs of all profiles (the console serves their paths).

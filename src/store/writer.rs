@@ -12,9 +12,10 @@ use rusqlite::{Connection, Row, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    EntryState, Error, SealedToken,
+    EntryState, Error, MadeChange, SealedToken,
     along::{Along, Load},
     failure::{Failure, Fault, Health},
+    made,
     row::Encoded,
     space::Space,
 };
@@ -58,6 +59,7 @@ pub(super) enum Operation {
     Delete(Vec<QueueId>),
     PutToken(SealedToken),
     DeleteToken(AccountName),
+    ChangeMade(Vec<MadeChange>),
     /// Nothing but what goes along, and old trace rows go.
     Tidy,
     /// The journal goes back into the database.
@@ -75,6 +77,7 @@ impl Operation {
                 left + reports.sum::<u64>()
             }
             Self::PutToken(token) => u64::try_from(token.record.len()).unwrap_or(u64::MAX),
+            Self::ChangeMade(changes) => changes.iter().map(made::bytes).sum(),
             Self::Alter { .. }
             | Self::Delete(_)
             | Self::DeleteToken(_)
@@ -366,6 +369,9 @@ fn apply(connection: &Connection, operation: &Operation) -> rusqlite::Result<()>
             .prepare_cached("DELETE FROM tokens WHERE account = ?1")?
             .execute([account.as_str()])
             .map(drop),
+        Operation::ChangeMade(changes) => changes
+            .iter()
+            .try_for_each(|change| made::apply(connection, change)),
     }
 }
 
