@@ -8,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::made::FieldProblem;
 use crate::{
     delivery::{self, ProbeStep},
     mail::{
@@ -723,6 +724,9 @@ pub struct Problem {
     /// One line each, where there are many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What is wrong with the fields of what was sent.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub fields: Box<[FieldProblem]>,
 }
 
 impl Problem {
@@ -733,9 +737,9 @@ impl Problem {
             text.push_str("; ");
             text.push_str(remedy);
         }
-        for problem in &self.problems {
+        for problem in self.lines() {
             text.push('\n');
-            text.push_str(problem);
+            text.push_str(&problem);
         }
         text
     }

@@ -106,9 +106,14 @@ impl Lane {
     ) -> Arc<Self> {
         let parts = all.parts.clone();
         let now = Instant::now();
+        let mut gate = Gate::new(account.limits.connections, now);
+        if account.is_stopped {
+            gate.stop(account.name.as_str(), now);
+            tracing::warn!(event = "held", account = %account.name, reason = "stopped by an operator");
+        }
         let lane = Arc::new(Self {
             state: Mutex::new(State {
-                gate: Gate::new(account.limits.connections, now),
+                gate,
                 pace: Pace::new(&account.limits, now),
                 width: Width::new(account.limits.recipients_per_message),
                 started: false,

@@ -108,6 +108,8 @@ pub struct Account {
     pub sender: SenderRule,
     /// The account that sends its mail while it is on hold or over its daily limit.
     pub fallback: Option<AccountName>,
+    /// Whether an operator has stopped it: nothing is sent until the operator lets it go on.
+    pub is_stopped: bool,
 }
 
 /// By which way an account's mail goes.

@@ -162,7 +162,12 @@ async fn a_key_is_known_by_itself_alone_and_its_use_is_remembered() {
     made.change(&changes).await.unwrap();
     assert_eq!(made.key_used_at("deploy"), None);
     assert_eq!(made.key(&second.key).as_deref(), Some("deploy"));
-    for wrong in ["", "gatepost_", &first.key[1..], &format!("{} ", first.key)] {
+    for wrong in [
+        "",
+        "gatepost_",
+        first.key.trim_start_matches('g'),
+        &format!("{} ", first.key),
+    ] {
         assert_eq!(made.key(wrong), None, "{wrong:?}");
     }
     let used = made.key_used_at("deploy");

@@ -66,6 +66,14 @@ pub struct Config {
     pub state_dir: PathBuf,
 }
 
+impl Config {
+    /// Whether there ever was a store.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.state_dir.join(DATABASE).exists()
+    }
+}
+
 /// Why the store refused. Nothing of the refused operation is left behind.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {

@@ -8,7 +8,6 @@ use super::{
     Checker,
     api::services,
     client::{Azure, Client},
-    missing,
 };
 use crate::{
     admin,
@@ -19,9 +18,6 @@ use crate::{
         preset::{self, Cloud, Preset},
     },
 };
-
-/// The console's port when it has none that can be known beforehand.
-const CONSOLE_PORT: u16 = 8025;
 
 /// Tenants that are no organisation: an application cannot have a token of its own there.
 pub(super) const SHARED_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
@@ -327,33 +323,13 @@ impl Checker<'_> {
         if !field.is_absent() {
             return None;
         }
-        if admin.certificate.is_some() {
-            let own = admin.public_url.as_ref();
-            let own = own.and_then(|url| url.join("/authorization/smtp_oauth/").ok());
-            if own.is_none() {
-                let what = "is needed: the console has a certificate";
-                let remedy = "write https://NAME:PORT/authorization/smtp_oauth/ with a name in the certificate, or set console.public_url";
-                field.refuse(&mut self.report, what, remedy);
-            }
-            return own;
+        let own = admin.redirect_url();
+        if own.is_none() {
+            let what = "is needed: the console has a certificate";
+            let remedy = "write https://NAME:PORT/authorization/smtp_oauth/ with a name in the certificate, or set console.public_url";
+            field.refuse(&mut self.report, what, remedy);
         }
-        let port = admin
-            .address
-            .map(|address| address.port())
-            .filter(|port| *port != 0);
-        let port = port.unwrap_or(CONSOLE_PORT);
-        let url = Url::parse(&format!(
-            "http://localhost:{port}/authorization/smtp_oauth/"
-        ));
-        if url.is_err() {
-            missing(
-                &mut self.report,
-                field.at.shown.clone(),
-                "is needed",
-                "write the URL",
-            );
-        }
-        url.ok()
+        own
     }
 }
 

@@ -440,6 +440,7 @@ fn account(auth: Auth, port: u16) -> Account {
         },
         sender: SenderRule::default(),
         fallback: None,
+        is_stopped: false,
     }
 }
 

@@ -462,6 +462,7 @@ pub(super) fn account(number: usize, kind: Kind, limits: Limits) -> Account {
         limits,
         sender: SenderRule::default(),
         fallback: None,
+        is_stopped: false,
     }
 }
 

@@ -107,6 +107,34 @@ async fn while_the_disk_is_full_the_old_key_stays() {
     assert!(survives(&house));
 }
 
+/// What others keep under the key holds the old one back as well.
+#[tokio::test(start_paused = true)]
+async fn while_others_cannot_seal_anew_the_old_key_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = house(folder.path()).await;
+    let full = || crate::store::Error::Full(Arc::new(std::io::Error::other("no space")));
+    let refused = house.oauth.rotate_key(|_| async { Err(full()) }).await;
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    assert_eq!(keys(&house).len(), 2);
+    assert!(survives(&house));
+    let old = Sealer::from_key(&house.config.key).unwrap();
+    let secrets = BTreeMap::from([("client_secret".to_owned(), Secret::new("s"))]);
+    let sealed = Seal::of(&Arc::new(old)).seal(&secrets, "x").unwrap();
+    let resealed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let taken = Arc::clone(&resealed);
+    let others = |seal: Seal| async move {
+        let opened = seal.open(&sealed, "x").unwrap();
+        *taken.lock().unwrap() = seal.seal(&opened, "x").unwrap();
+        Ok(1)
+    };
+    let rotated = house.oauth.rotate_key(others).await.unwrap();
+    assert_eq!((rotated.resealed, rotated.old_key_needed), (2, false));
+    assert_eq!(keys(&house).len(), 1);
+    let alone = Seal::from_key(&house.config.key).unwrap();
+    let resealed = resealed.lock().unwrap().clone();
+    assert_eq!(alone.open(&resealed, "x"), Some(secrets));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_that_no_key_opens_is_named_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
