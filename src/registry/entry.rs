@@ -170,6 +170,8 @@ impl Entries {
     #[must_use]
     pub fn with(&self, changes: &[Change], now: Timestamp) -> Self {
         let mut after = self.clone();
+        // As the store has it.
+        let now = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         for change in changes {
             let (section, name) = change.about();
             let place = (section, name.to_owned());

@@ -14,7 +14,7 @@ async fn registry(dir: &Path, seal: Seal) -> (Registry, Store) {
         state_dir: dir.to_owned(),
     };
     let store = Store::open(&config, Arc::new(Metrics::new())).unwrap();
-    let clock = ManualClock::new("2026-11-25T12:00:00Z".parse().unwrap());
+    let clock = ManualClock::new("2026-11-25T12:00:00.123456789Z".parse().unwrap());
     let opened = Registry::open(store.clone(), seal, clock).await.unwrap();
     (opened, store)
 }

@@ -24,6 +24,7 @@ mod import;
 mod inflow;
 mod listener;
 mod loops;
+mod made;
 mod mail_loop;
 mod power_cut;
 mod reload;
