@@ -30,6 +30,8 @@ pub(super) struct Made<'a> {
     pub(super) used: BTreeMap<Place, &'a Entry>,
     /// Not in the layer: why.
     pub(super) out: BTreeMap<Place, Vec<Problem>>,
+    /// Not in the layer: the layers above have the name.
+    pub(super) overruled: BTreeSet<Place>,
 }
 
 impl<'a> Made<'a> {
@@ -76,8 +78,11 @@ impl<'a> Made<'a> {
             Section::Client => client_names(name),
             Section::Key | Section::Allow | Section::Hold => false,
         };
+        let places = self.used.keys().chain(self.out.keys());
+        let overruled: Vec<Place> = places.filter(|place| is_above(place)).cloned().collect();
         self.used.retain(|place, _| !is_above(place));
         self.out.retain(|place, _| !is_above(place));
+        self.overruled.extend(overruled);
     }
 
     /// Lays the entries below what is there.
@@ -566,6 +571,28 @@ mod tests {
         let text = "[account.plain.smtp]\nhost = \"mail.example\"\nauth = \"none\"\n";
         let config = load(text, &[put(Section::Hold, "plain", &json!({}))]).unwrap();
         assert!(config.delivery.accounts[0].is_stopped);
+    }
+
+    /// Neither what a secret is read from nor what is sent as it is can be named from afar.
+    #[test]
+    fn no_file_and_no_command_is_taken_from_the_console() {
+        let base = json!({"kind": "microsoft", "client_id": "id", "tenant": "contoso.com"});
+        for (key, value) in [
+            ("client_secret", json!({"command": ["id"]})),
+            ("client_secret", json!({"file": "/etc/passwd"})),
+            ("proxy", json!({"command": ["id"]})),
+            ("federated_token_file", json!("/state/token.key")),
+        ] {
+            let mut settings = base.clone();
+            settings[key] = value;
+            let config = load("", &[put(PROVIDER, "contoso", &settings)]).unwrap();
+            let out = written(&config, PROVIDER, "contoso").unwrap();
+            let keys: Vec<&str> = out.problems.iter().map(|p| p.key.as_str()).collect();
+            assert!(
+                keys.contains(&format!("provider.contoso.{key}").as_str()),
+                "{keys:?}"
+            );
+        }
     }
 
     /// The secret of the console is not in the file, whoever may read that.

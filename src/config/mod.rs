@@ -228,7 +228,7 @@ impl Config {
             let problems = match check::check(&file, path, findings, (variables, &made)) {
                 Ok(config) => {
                     let written = made::all_written(&dict, &secrets, &made, entries);
-                    return Ok(config.with_written(written));
+                    return Ok(config.with_written(written, &made));
                 }
                 Err(problems) => problems,
             };
@@ -241,7 +241,13 @@ impl Config {
         }
     }
 
-    fn with_written(mut self, written: Vec<Written>) -> Self {
+    fn with_written(mut self, written: Vec<Written>, made: &Made<'_>) -> Self {
+        for (section, name) in &made.overruled {
+            self.warnings.push(format!(
+                "{section} {name} was made in the console as well: the one of the file or the \
+                 environment is in force"
+            ));
+        }
         for out in written.iter().filter(|one| !one.problems.is_empty()) {
             let problems: Vec<String> = out.problems.iter().map(ToString::to_string).collect();
             self.warnings.push(format!(

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc};
 
 use tokio::sync::oneshot;
+use url::Url;
 
 use super::{
     Account, Config, Diagnosis, Error, Grant, Provider, SignIn,
@@ -66,6 +67,25 @@ impl Provider {
             ..other.clone()
         };
         *self == other
+    }
+}
+
+impl Provider {
+    /// Whether the client's secrets go to the same servers as those of `other`, on the same way.
+    #[must_use]
+    pub fn sends_secrets_like(&self, other: &Self) -> bool {
+        let origins = |provider: &Self| {
+            let urls = [
+                &provider.token_url,
+                &provider.device_authorization_url,
+                &provider.revocation_url,
+            ];
+            urls.map(|url| url.as_ref().map(Url::origin))
+        };
+        let issuers =
+            |provider: &Self| provider.issuer.clone().filter(|_| provider.is_discovered());
+        let is_same_way = self.ca_file == other.ca_file && self.proxy == other.proxy;
+        is_same_way && origins(self) == origins(other) && issuers(self) == issuers(other)
     }
 }
 

@@ -251,6 +251,16 @@ fn a_change_that_fails_leaves_the_provider_as_it_was() {
     assert_eq!(site.account("alerts")["state"], "ready");
     desk.mail("the-old-one");
 
+    // Nobody reads what others have entered by having it sent elsewhere.
+    let form = without(&desk.provider, "client_secret");
+    let elsewhere = changed(&form, "issuer", "http://127.0.0.1:9");
+    let (status, told) = api(site, "PUT", "/providers/contoso", &elsewhere);
+    assert_eq!(
+        (status, wrong_fields(&told)),
+        (422, vec!["client_secret"]),
+        "{told}"
+    );
+
     // Words for people need no sign-in.
     let form = without(&desk.provider, "client_secret");
     let described = changed(&form, "description", "for the alarms");

@@ -82,7 +82,9 @@ impl Shared {
     }
 
     /// Saves an account: a new one, or another form of one that was made here. One with a provider
-    /// then asks for a sign-in, if its tokens do not fit any more.
+    /// then asks for a sign-in, if its tokens do not fit any more. Where mail goes to another server
+    /// than before, what was entered for the old one does not go along: a password is entered again,
+    /// and tokens are revoked, so that a person signs in anew.
     ///
     /// # Errors
     /// What is wrong, field by field; nothing has changed then.
@@ -93,15 +95,32 @@ impl Shared {
         who: &Who,
     ) -> Result<AccountSettings, Problem> {
         let section = Section::Account;
-        self.may_change(section, name)?;
+        let before = self.may_change(section, name)?;
+        let is_given = input.secrets.contains_key("smtp.password");
         let secrets = self.secrets((section, name), input.secrets)?;
-        let change = put(section, name, input.settings, secrets);
+        let goes_elsewhere =
+            before.is_some_and(|before| goes_elsewhere(&before.settings, &input.settings));
+        if goes_elsewhere && !is_given && secrets.contains_key("smtp.password") {
+            let what =
+                "is needed again: it would go to another server than the one it was entered for";
+            let remedy = "enter it, or leave host, tls and ca_file as they are";
+            let problem = FieldProblem::new("smtp.password", what, remedy);
+            return Err(Problem::fields(vec![problem]));
+        }
+        let account = AccountName::new(name);
+        let is_signed_in = self.parts.oauth.status(&account).is_some();
+        let change = vec![put(section, name, input.settings, secrets)];
         let form = Form {
             section,
             name,
             before: "",
         };
-        self.apply(vec![change], &[form]).await?;
+        if goes_elsewhere && is_signed_in {
+            let judged = self.change(change.clone(), How::Preview).await;
+            judged.map_err(|refused| placed(refused, std::slice::from_ref(&form)))?;
+            self.parts.oauth.sign_out(&account).await?;
+        }
+        self.apply(change, &[form]).await?;
         who.audit("save", section, name);
         self.account_setting(name)
     }
@@ -194,6 +213,23 @@ impl Shared {
     }
 }
 
+/// Whether what opens the account's server would be shown to another one, or on another way.
+fn goes_elsewhere(before: &Settings, after: &Settings) -> bool {
+    let places = [
+        ("smtp", "host"),
+        ("smtp", "tls"),
+        ("smtp", "ca_file"),
+        ("graph", "url"),
+        ("gmail", "url"),
+    ];
+    let at = |settings: &Settings, section: &str, key: &str| {
+        let value = settings.get(section)?.get(key)?;
+        value.as_str().map(str::to_ascii_lowercase)
+    };
+    let mut places = places.into_iter();
+    places.any(|(section, key)| at(before, section, key) != at(after, section, key))
+}
+
 pub(in crate::admin) async fn list(State(shared): AppState) -> Json<Vec<AccountSettings>> {
     Json(shared.account_settings())
 }
@@ -244,4 +280,34 @@ pub(in crate::admin) async fn release(
 ) -> Result<StatusCode, Problem> {
     shared.release_account(&name, &who).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn another_server_is_elsewhere_and_another_pace_is_not() {
+        let before = json!({"smtp": {"host": "Mail.example", "port": 587}, "limits": {}});
+        let case = |after: serde_json::Value| {
+            let settings = |value: &serde_json::Value| value.as_object().unwrap().clone();
+            goes_elsewhere(&settings(&before), &settings(&after))
+        };
+        assert!(!case(
+            json!({"smtp": {"host": "mail.example", "port": 25}, "fallback": "x"})
+        ));
+        assert!(case(json!({"smtp": {"host": "evil.example", "port": 587}})));
+        assert!(case(
+            json!({"smtp": {"host": "mail.example", "tls": "none"}})
+        ));
+        assert!(case(
+            json!({"smtp": {"host": "mail.example", "ca_file": "/x"}})
+        ));
+        assert!(case(
+            json!({"smtp": {"host": "mail.example"}, "graph": {"url": "https://x"}})
+        ));
+        assert!(case(json!({})));
+    }
 }

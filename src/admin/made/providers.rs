@@ -1,7 +1,7 @@
 //! OAuth provider profiles. Adding one and changing what tokens come by begins a sign-in with the
 //! profile as it would be; only its success puts the profile in force.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json,
@@ -234,6 +234,7 @@ impl Shared {
             sign_in_as,
             device,
         } = sent;
+        let is_given = input.secrets.keys().cloned().collect();
         let secrets = self.secrets((section, name), input.secrets)?;
         let mut changes = vec![put(section, name, input.settings, secrets)];
         let new_account = account.as_ref().map(|it| AccountName::new(&it.name));
@@ -253,6 +254,7 @@ impl Shared {
         let forms: Vec<Form<'_>> = [Some(form), account_form].into_iter().flatten().collect();
         let preview = self.change(changes.clone(), How::Preview).await;
         let preview = preview.map_err(|refused| placed(refused, &forms))?;
+        no_secret_goes_elsewhere(&preview, name, &is_given)?;
         let is_added = new_account.is_some();
         if !is_added && is_alike(&preview, name) {
             self.apply(changes, &forms).await?;
@@ -330,6 +332,30 @@ impl Shared {
         }
         self.remove(Section::Provider, name, who).await
     }
+}
+
+/// A secret that nobody has entered again goes where it went before: who may use the console may not
+/// thereby learn what others have entered there.
+fn no_secret_goes_elsewhere(
+    preview: &Changed,
+    name: &str,
+    is_given: &BTreeSet<String>,
+) -> Result<(), Problem> {
+    let before = preview.before.providers.get(name);
+    let Some((before, after)) = before.zip(preview.after.providers.get(name)) else {
+        return Ok(());
+    };
+    let is_kept = !is_given.contains("client_secret") && after.client_secret.is_some();
+    if !is_kept || before.sends_secrets_like(after) {
+        return Ok(());
+    }
+    let what = "is needed again: it would go to another address than the one it was entered for";
+    let remedy = "enter it, or leave the URLs, ca_file and proxy as they are";
+    Err(Problem::fields(vec![FieldProblem::new(
+        "client_secret",
+        what,
+        remedy,
+    )]))
 }
 
 /// Whether tokens come by the profile as before.

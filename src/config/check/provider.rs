@@ -17,6 +17,7 @@ use crate::{
         Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
     },
+    registry::Section,
 };
 
 /// Tenants that are no organisation: an application cannot have a token of its own there.
@@ -93,6 +94,7 @@ impl Checker<'_> {
                 grants: grants.collect(),
                 azure: Azure::of(self.variables, section),
             };
+            self.sends_no_file(name, section);
             let mut profile = self.profile(&client, admin);
             let users = file.account.0.values();
             let users = users.filter(|account| account.provider.get() == Some(name));
@@ -108,6 +110,18 @@ impl Checker<'_> {
             (name.clone(), profile)
         });
         Profiles(profiles.collect())
+    }
+
+    /// What is in that file is sent to the provider: whoever may use the console could have any file
+    /// that the daemon can read sent anywhere.
+    fn sends_no_file(&mut self, name: &str, section: &file::Provider) {
+        let mut made = self.made.used_of(Section::Provider);
+        if made.any(|(made, _)| made == name) && !section.federated_token_file.is_absent() {
+            let what = "cannot be set in the console: what is in it is sent to the provider";
+            let remedy = "set it in the configuration file";
+            let field = &section.federated_token_file;
+            field.refuse(&mut self.report, what, remedy);
+        }
     }
 
     fn profile(&mut self, client: &Client<'_>, admin: &admin::Config) -> Profile {

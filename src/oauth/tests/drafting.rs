@@ -344,3 +344,28 @@ fn profiles_are_alike_if_only_words_and_dates_differ() {
     other.client_secret = Some(Secret::new("another"));
     assert!(!provider.is_alike(&other));
 }
+
+/// Another path is another page of the same server; another host, or another way to it, is not.
+#[test]
+fn secrets_go_alike_to_the_same_servers_alone() {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    let provider = config_at(address, Grant::AuthorizationCode).providers["contoso"].clone();
+    let with = |change: &dyn Fn(&mut Provider)| {
+        let mut other = provider.clone();
+        change(&mut other);
+        provider.sends_secrets_like(&other)
+    };
+    let url = |text: &str| Some(Url::parse(text).unwrap());
+    assert!(with(
+        &|it| it.token_url = url("http://127.0.0.1:9/tenant/token")
+    ));
+    assert!(with(&|it| it.scope = "other".to_owned()));
+    assert!(!with(&|it| it.token_url = url("http://127.0.0.1:10/token")));
+    assert!(!with(
+        &|it| it.device_authorization_url = url("https://evil.example/")
+    ));
+    assert!(!with(&|it| it.ca_file = Some("/ca.pem".into())));
+    assert!(!with(
+        &|it| (it.token_url, it.issuer) = (None, Some("https://evil.example".into()))
+    ));
+}
