@@ -353,6 +353,7 @@ async fn positive(response: Response) -> Result<Response, Error> {
         detail: format!("the daemon answered {status}"),
         remedy: Some("it may be of another version than this program: compare `--version`".into()),
         problems: Vec::new(),
+        fields: Box::default(),
     }))
 }
 

@@ -14,12 +14,14 @@ mod guard;
 mod handlers;
 mod health;
 mod import;
+pub mod made;
 mod problem;
 mod server;
 mod socket;
 pub(crate) mod text;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -37,6 +39,7 @@ use crate::{
     },
     oauth::Oauth,
     queue::Queue,
+    registry::Registry,
     submission::Submission,
     telemetry::Metrics,
 };
@@ -69,6 +72,31 @@ pub struct Certificate {
     pub key_file: PathBuf,
 }
 
+impl Config {
+    /// Where the browser comes back to after a sign-in unless a profile says otherwise. None: the
+    /// console's certificate is for a name that nobody has told.
+    #[must_use]
+    pub fn redirect_url(&self) -> Option<Url> {
+        if self.certificate.is_some() {
+            return self
+                .public_url
+                .as_ref()?
+                .join(callback::DEFAULT_URL_PATH)
+                .ok();
+        }
+        let port = self.address.map(|address| address.port());
+        let port = port.filter(|port| *port != 0).unwrap_or(PORT);
+        Url::parse(&format!(
+            "http://localhost:{port}{}",
+            callback::DEFAULT_URL_PATH
+        ))
+        .ok()
+    }
+}
+
+/// The console's port when it has none that can be known beforehand.
+const PORT: u16 = 8025;
+
 impl Certificate {
     /// Opened for the console. Blocking.
     fn open(&self) -> Result<Arc<Renewing>, tls::server::Error> {
@@ -93,6 +121,10 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Whoever reads the configuration again. It lives above this module, so it is a channel.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// What was made in the console.
+    pub registry: Registry,
+    /// Whoever changes what was made there.
+    pub changes: mpsc::Sender<made::ChangeRequest>,
 }
 
 /// A wish to read the configuration again, with the place for the answer.
@@ -116,6 +148,12 @@ pub struct View {
     pub settings: Vec<api::Setting>,
     /// What is allowed in the configuration and still worth a remark.
     pub warnings: Vec<String>,
+    /// Providers, accounts and clients as they were written, and what is left out.
+    pub written: Vec<made::Written>,
+    /// The profiles in force.
+    pub providers: BTreeMap<String, made::providers::Effective>,
+    /// Where browsers come back to unless a profile says otherwise.
+    pub redirect_url: Option<Url>,
 }
 
 impl View {

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use tokio::net::TcpListener;
 
@@ -17,7 +17,9 @@ use super::{
     api::Problem,
     callback, connection, console,
     guard::{self, Hosts},
-    handlers, health, import, socket,
+    handlers, health, import,
+    made::{accounts, allowed, keys, logins, presets, providers},
+    socket,
 };
 use crate::{queue::Operation, telemetry::Metrics};
 
@@ -118,6 +120,11 @@ fn routes() -> Routes {
         ),
         ("/sign-ins/callback", Method::POST, post(handlers::pasted)),
         ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
+        (
+            "/sign-ins/{id}",
+            Method::DELETE,
+            delete(handlers::cancel_sign_in),
+        ),
         ("/clients", Method::GET, get(handlers::clients)),
         ("/queue", Method::GET, get(handlers::queue)),
         ("/queue/{id}", Method::GET, get(handlers::queue_entry)),
@@ -137,6 +144,54 @@ fn routes() -> Routes {
         ),
         ("/queue/delete", Method::POST, operation(Operation::Delete)),
     ]
+    .into_iter()
+    .chain(made_routes())
+    .collect()
+}
+
+/// What is made and changed there.
+fn made_routes() -> Routes {
+    vec![
+        ("/presets", Method::GET, get(presets::show)),
+        ("/providers", Method::GET, get(providers::list)),
+        ("/providers/{name}", Method::GET, get(providers::show)),
+        ("/providers/{name}", Method::PUT, put(providers::save)),
+        (
+            "/providers/{name}",
+            Method::DELETE,
+            delete(providers::remove),
+        ),
+        ("/account-settings", Method::GET, get(accounts::list)),
+        ("/accounts/{name}", Method::GET, get(accounts::show)),
+        ("/accounts/{name}", Method::PUT, put(accounts::save)),
+        ("/accounts/{name}", Method::DELETE, delete(accounts::remove)),
+        ("/accounts/{name}/hold", Method::POST, post(accounts::hold)),
+        (
+            "/accounts/{name}/release",
+            Method::POST,
+            post(accounts::release),
+        ),
+        ("/logins", Method::GET, get(logins::list)),
+        ("/logins", Method::POST, post(logins::add)),
+        ("/logins/{name}", Method::DELETE, delete(logins::remove)),
+        ("/logins/{name}/rotate", Method::POST, post(logins::rotate)),
+        ("/logins/{name}/enable", Method::POST, post(logins::enable)),
+        (
+            "/logins/{name}/disable",
+            Method::POST,
+            post(logins::disable),
+        ),
+        ("/keys", Method::GET, get(keys::list)),
+        ("/keys", Method::POST, post(keys::add)),
+        ("/keys/{name}", Method::DELETE, delete(keys::remove)),
+        ("/allowed", Method::GET, get(allowed::list)),
+        ("/allowed", Method::POST, post(allowed::add)),
+        (
+            "/allowed/{network}",
+            Method::DELETE,
+            delete(allowed::remove),
+        ),
+    ]
 }
 
 fn operation(operation: Operation) -> MethodRouter<Arc<Shared>> {
@@ -154,7 +209,10 @@ fn api_router() -> Router<Arc<Shared>> {
 /// The whole API, for whoever may open the socket.
 fn control_router(shared: &Arc<Shared>) -> Router {
     Router::new()
-        .nest(API, api_router())
+        .nest(
+            API,
+            api_router().layer(middleware::from_fn(console::socket_gate)),
+        )
         .merge(probes())
         .route(
             "/metrics",

@@ -9,7 +9,7 @@
 //! unknown or of the wrong shape, which may be a secret that was misspelt.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -128,9 +128,11 @@ pub(super) struct Reader<'a> {
     pub(super) literal_secret: Option<String>,
     /// Every key read, with where its value comes from.
     pub(super) settings: Vec<Setting>,
+    /// Every key that holds a secret.
+    pub(super) secrets: BTreeSet<String>,
     /// Every key read, as a pattern.
     #[cfg(test)]
-    pub(super) patterns: std::collections::BTreeSet<String>,
+    pub(super) patterns: BTreeSet<String>,
 }
 
 /// Reads itself from a place in the configuration. `None`: nothing stands there.
@@ -146,6 +148,8 @@ pub(super) struct Findings {
     pub(super) literal_secret: Option<String>,
     /// Every key, with where its value comes from.
     pub(super) settings: Vec<Setting>,
+    /// Every key that holds a secret.
+    pub(super) secrets: BTreeSet<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -155,6 +159,7 @@ impl<'a> Reader<'a> {
             report: self.report,
             literal_secret: self.literal_secret,
             settings: self.settings,
+            secrets: self.secrets,
         }
     }
 
@@ -170,8 +175,9 @@ impl<'a> Reader<'a> {
             report: Report::default(),
             literal_secret: None,
             settings: Vec::new(),
+            secrets: BTreeSet::new(),
             #[cfg(test)]
-            patterns: std::collections::BTreeSet::default(),
+            patterns: BTreeSet::default(),
         };
         let part = P::read(Some(&Value::from(dict)), &Place::top(), &mut reader);
         (part, reader)
@@ -179,6 +185,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn is_from_environment(&self, value: &Value) -> bool {
         self.source(value) == SettingSource::Environment
+    }
+
+    /// Whether it was made in the console.
+    fn is_made(&self, value: &Value) -> bool {
+        self.source(value) == SettingSource::Console
     }
 
     fn source(&self, value: &Value) -> SettingSource {
@@ -319,6 +330,8 @@ pub(super) struct Raw<'a> {
     pub(super) value: &'a Value,
     /// From the environment everything comes as text.
     pub(super) from_environment: bool,
+    /// Made in the console: over the network, perhaps.
+    pub(super) is_made: bool,
     pub(super) folder: Option<&'a Path>,
 }
 
@@ -406,6 +419,7 @@ impl<T: Leaf> Part for Field<T> {
         let raw = Raw {
             value,
             from_environment: reader.is_from_environment(value),
+            is_made: reader.is_made(value),
             folder: reader.folder,
         };
         let mut shown = if T::SECRET {
@@ -413,6 +427,9 @@ impl<T: Leaf> Part for Field<T> {
         } else {
             Shown(value, SHOWN_LEN_MAX).to_string()
         };
+        if T::SECRET {
+            reader.secrets.insert(at.shown.clone());
+        }
         if raw.from_environment {
             shown.push_str(" from the environment");
         }
@@ -423,7 +440,8 @@ impl<T: Leaf> Part for Field<T> {
         }
         match T::parse(&raw) {
             Ok(parsed) => {
-                if parsed.is_literal_secret() && !raw.from_environment {
+                let is_elsewhere = raw.from_environment || raw.is_made;
+                if parsed.is_literal_secret() && !is_elsewhere {
                     reader
                         .literal_secret
                         .get_or_insert_with(|| at.shown.clone());
@@ -466,7 +484,16 @@ impl<S: Part> Part for Listed<S> {
             return Self(Some(Vec::new()));
         };
         let items = items.iter().enumerate();
-        let read = items.map(|(index, item)| S::read(Some(item), &at.numbered(index), reader));
+        let read = items.map(|(index, item)| {
+            // What was made has a name, and its number means nothing to anybody.
+            let name = item.as_dict().and_then(|item| item.get("name"));
+            let name = name.and_then(Value::as_str);
+            let at = match name.filter(|_| reader.is_made(item)) {
+                Some(name) => at.named(name),
+                None => at.numbered(index),
+            };
+            S::read(Some(item), &at, reader)
+        });
         Self(Some(read.collect()))
     }
 }

@@ -64,6 +64,13 @@ pub(super) fn merge(
     }
 }
 
+/// The merged values.
+pub(super) fn data(figment: &Figment) -> Dict {
+    let data = figment.data().ok();
+    data.and_then(|mut profiles| profiles.remove(&Profile::Default))
+        .unwrap_or_default()
+}
+
 fn read(file: &Path, report: &mut Report) -> Option<String> {
     fs::read_to_string(file)
         .map_err(|error| {

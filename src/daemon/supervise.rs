@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Daemon;
 use crate::{
     admin::api::Invitation,
-    config::{Config, Sources},
+    config::{Foundation, Sources},
     store::Filter,
 };
 
@@ -26,11 +26,11 @@ const WATCHDOG_ROUNDS: u32 = 3;
 ///
 /// # Errors
 /// What kept it from starting, with the remedy.
-pub async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
+pub async fn run(foundation: Foundation, sources: Sources) -> anyhow::Result<ExitCode> {
     // Before anything else: a signal during the start must not kill half-way through a migration.
     let mut signals = Signals::install().context("signals cannot be handled")?;
     let daemon = tokio::select! {
-        daemon = Box::pin(Daemon::start(config, sources)) => daemon?,
+        daemon = Box::pin(Daemon::start(foundation, sources)) => daemon?,
         name = signals.end() => {
             tracing::info!(event = "stopped", signal = name);
             return Ok(ExitCode::SUCCESS);

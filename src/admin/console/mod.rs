@@ -30,7 +30,9 @@ use axum::{
     routing::{get, post},
 };
 
-pub(super) use self::access::{Access, Flash, Settings, Visitor, api as api_gate, invite};
+pub(super) use self::access::{
+    Access, Flash, Settings, Visitor, api as api_gate, invite, socket as socket_gate,
+};
 
 use super::{Shared, api::Problem};
 use crate::store;

@@ -12,6 +12,7 @@ use crate::{
         leaf::Hidden,
     },
     mail::AccountName,
+    registry::Section,
     route::{Route, Router},
     submission::{Client, Listener},
 };
@@ -76,9 +77,19 @@ impl Checker<'_> {
         let routes = sections.filter_map(|section| self.route(section, file, listeners));
         let routes = routes.collect();
         self.account_name(&file.default_account, &file.account);
-        let names = &file.account.0;
-        let only = names.keys().next().filter(|_| names.len() == 1);
-        let default_account = file.default_account.get().or(only);
+        // One that is left out counts: its mail is not the next one's.
+        let out = self.made.out_of(Section::Account);
+        let mut names: Vec<&str> = file
+            .account
+            .0
+            .keys()
+            .map(String::as_str)
+            .chain(out)
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let only = names.first().filter(|_| names.len() == 1).copied();
+        let default_account = file.default_account.get().map(String::as_str).or(only);
         if default_account.is_none() && names.len() > 1 && file.route.0.is_none() {
             self.report.warning(
                 "there are several accounts, no [[route]] and no default_account: only mail of clients with an \
@@ -87,7 +98,7 @@ impl Checker<'_> {
         }
         Router {
             routes,
-            default_account: default_account.map(|name| AccountName::new(name)),
+            default_account: default_account.map(AccountName::new),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::admin::{
     api::Problem,
     callback,
     console::{Failed, LIVE, redirect},
+    made::Who,
     server::BODY_LEN_MAX,
 };
 
@@ -30,7 +31,7 @@ const CSRF_HEADER: &str = "x-csrf-token";
 /// Lets a visitor with a session through to the pages; others are led to the login.
 pub(in crate::admin) async fn pages(
     State(shared): State<Arc<Shared>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     // A profile's redirect URL may have no path; the browser then comes back to the overview's, without
@@ -45,7 +46,8 @@ pub(in crate::admin) async fn pages(
         return to_login(&request, is_live);
     };
     if !origin::is_unsafe(request.method()) {
-        return pass(request, visitor, next).await;
+        request.extensions_mut().insert(visitor);
+        return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
     let Ok(octets) = body::to_bytes(body, BODY_LEN_MAX).await else {
@@ -63,12 +65,10 @@ pub(in crate::admin) async fn pages(
             "This form does not belong to your session. Open the page again and repeat it.",
         );
     }
-    let who = visitor.who().to_owned();
-    let what = format!("{} {}", parts.method, parts.uri.path());
-    let request = Request::from_parts(parts, Body::from(octets));
-    let answer = pass(request, visitor, next).await;
-    audit(&who, &what, &answer);
-    answer
+    let who = Who(visitor.who().into());
+    let mut request = Request::from_parts(parts, Body::from(octets));
+    request.extensions_mut().insert(visitor);
+    audited(who, request, next).await
 }
 
 /// Lets whoever has a key, or a session, through to the API.
@@ -81,7 +81,8 @@ pub(in crate::admin) async fn api(
     let headers = request.headers();
     let who = if let Some(given) = headers.get(header::AUTHORIZATION) {
         let key = given.to_str().ok().and_then(bearer_key);
-        key.and_then(|key| bearer(&shared, key))
+        let name = key.and_then(|key| shared.parts.registry.key(key));
+        name.map(|name| format!("key {name}"))
     } else {
         let visitor = shared.access.visitor(headers, true);
         let token = header_token(headers);
@@ -91,17 +92,25 @@ pub(in crate::admin) async fn api(
     let Some(who) = who else {
         return unauthorized();
     };
-    let what = format!("{} {}", request.method(), request.uri().path());
-    let answer = next.run(request).await;
-    if is_unsafe {
-        audit(&who, &what, &answer);
-    }
-    answer
+    audited(Who(who.into()), request, next).await
 }
 
-/// The name of the API key that `key` is. This version makes no keys, so none is one.
-fn bearer(_shared: &Shared, _key: &str) -> Option<String> {
-    None
+/// Lets everyone through: the permission of the socket's file is the login.
+pub(in crate::admin) async fn socket(request: Request, next: Next) -> Response {
+    audited(Who("socket".into()), request, next).await
+}
+
+/// Says who asks to whatever comes next, and, of what may have changed something, to the audit log.
+async fn audited(who: Who, mut request: Request, next: Next) -> Response {
+    let is_unsafe = origin::is_unsafe(request.method());
+    let what = format!("{} {}", request.method(), request.uri().path());
+    request.extensions_mut().insert(who.clone());
+    let answer = next.run(request).await;
+    if is_unsafe {
+        let status = answer.status().as_u16();
+        tracing::info!(event = "audit", who = &*who.0, what, status);
+    }
+    answer
 }
 
 /// The key of `Bearer KEY` (RFC 6750 §2.1); the scheme's case is free (RFC 9110 §11.1).
@@ -109,16 +118,6 @@ fn bearer_key(field: &str) -> Option<&str> {
     let (scheme, key) = field.split_once(' ')?;
     let key = key.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
-}
-
-async fn pass(mut request: Request, visitor: Visitor, next: Next) -> Response {
-    request.extensions_mut().insert(visitor);
-    next.run(request).await
-}
-
-fn audit(who: &str, what: &str, answer: &Response) {
-    let status = answer.status().as_u16();
-    tracing::info!(event = "audit", who, what, status);
 }
 
 fn is_callback(request: &Request) -> bool {
@@ -162,8 +161,9 @@ fn unauthorized() -> Response {
         "the API needs a session or a key here",
     )
     .remedy(
-        "use the command line on this machine: it speaks through the control socket; a session's \
-         changes need its token in X-CSRF-Token",
+        "make a key in the console (Settings) and send it as Authorization: Bearer KEY, or use the \
+         command line on this machine: it speaks through the control socket; a session's changes \
+         need its token in X-CSRF-Token",
     );
     ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }

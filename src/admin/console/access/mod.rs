@@ -28,7 +28,7 @@ use crate::{
     submission::{Backoff, verify_password},
 };
 
-pub(in crate::admin) use gate::{api, pages};
+pub(in crate::admin) use gate::{api, pages, socket};
 pub(in crate::admin) use login::{invite, log_out, show, submit};
 pub(in crate::admin) use session::{Flash, Visitor};
 
