@@ -15,7 +15,7 @@
 //! | 1 | [`smtp`] [`route`] [`dsn`] [`net`] |
 //! | 2 | [`store`] |
 //! | 3 | [`queue`] [`oauth`] [`notify`] |
-//! | 4 | [`submission`] [`delivery`] |
+//! | 4 | [`submission`] [`delivery`] [`registry`] |
 //! | 5 | [`admin`] |
 //! | 6 | [`config`] |
 //! | 7 | [`daemon`] [`sandbox`] |
@@ -36,6 +36,7 @@ pub mod net;
 pub mod notify;
 pub mod oauth;
 pub mod queue;
+pub mod registry;
 pub mod route;
 pub mod sandbox;
 pub mod secret;

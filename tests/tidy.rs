@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["smtp", "route", "dsn", "net"],
     &["store"],
     &["queue", "oauth", "notify"],
-    &["submission", "delivery"],
+    &["submission", "delivery", "registry"],
     &["admin"],
     &["config"],
     &["daemon", "sandbox"],

@@ -7,7 +7,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
+use super::made::FieldProblem;
 use crate::{
     delivery::{self, ProbeStep},
     mail::{
@@ -145,7 +147,7 @@ pub enum AccountState {
     Ready,
     /// The first token is being fetched.
     Refreshing,
-    /// Transient trouble with the token; an old one may still serve.
+    /// Transient trouble with the token (an old one may still serve) or the server.
     Retrying,
     /// A person must sign in or mend the provider's settings.
     SignInNeeded,
@@ -211,8 +213,13 @@ impl Account {
             (Some(oauth::State::Retrying), None) => (AccountState::Retrying, token_trouble),
             (Some(oauth::State::Refreshing), None) => (AccountState::Refreshing, token_trouble),
             (Some(oauth::State::Ready) | None, None) => {
-                let trouble = pause(lane, now).or_else(|| switched.map(|way| way.told()));
-                (AccountState::Ready, trouble)
+                let failing = lane.as_ref().is_some_and(|lane| lane.failing);
+                let trouble = lane.and_then(|lane| pause(&lane, now));
+                let state = match failing {
+                    true => AccountState::Retrying,
+                    false => AccountState::Ready,
+                };
+                (state, trouble.or_else(|| switched.map(|way| way.told())))
             }
         };
         let (reason, remedy) = trouble.map_or((None, None), |trouble| {
@@ -236,23 +243,32 @@ impl Account {
         }
     }
 
-    /// Whether a message accepted now could be sent now.
+    /// Whether a message accepted now needs nobody's help to be sent. A server that is away does not
+    /// count: the queue is there for that, and a balancer that took the relay out for it would turn
+    /// an outage of the provider into one of the relay.
     #[must_use]
     pub fn can_send(&self, now: Timestamp) -> bool {
         match self.state {
             AccountState::Ready => true,
-            AccountState::Retrying => self.token_expires_at.is_some_and(|at| at > now),
+            // One without a provider has no token that could be missing.
+            AccountState::Retrying => {
+                self.provider.is_none() || self.token_expires_at.is_some_and(|at| at > now)
+            }
             AccountState::Refreshing | AccountState::SignInNeeded | AccountState::Held => false,
         }
     }
 }
 
-/// A lane that waits is ready all the same, but the reader wants to know why nothing moves.
-fn pause(lane: Option<delivery::LaneStatus>, now: Timestamp) -> Option<Diagnosis> {
-    let lane = lane?;
-    let until = lane.paused_until.filter(|until| *until > now)?;
+/// Why nothing moves, if nothing does: a lane that waits, or whose next attempt shows whether the
+/// trouble is over.
+fn pause(lane: &delivery::LaneStatus, now: Timestamp) -> Option<Diagnosis> {
+    let reason = match lane.paused_until.filter(|until| *until > now) {
+        Some(until) => format!("delivery pauses until {until}: {}", lane.trouble),
+        None if lane.failing => format!("the last attempt failed: {}", lane.trouble),
+        None => return None,
+    };
     Some(Diagnosis {
-        reason: format!("delivery pauses until {until}: {}", lane.trouble),
+        reason,
         remedy: "nothing to do: it goes on by itself; `gatepost queue retry --account` goes on now"
             .into(),
     })
@@ -724,6 +740,65 @@ pub struct Listener {
     pub address: Option<SocketAddr>,
 }
 
+/// A key of the configuration and its value in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Dotted; the n-th section of a list is `listener#n`.
+    pub key: String,
+    /// As it was written; a default in words; of a secret only whether it is set.
+    pub value: String,
+    /// Where it comes from.
+    pub source: SettingSource,
+}
+
+/// Where a value comes from; later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettingSource {
+    /// Nobody has set it.
+    Default,
+    /// It was made in the console.
+    Console,
+    /// The configuration file.
+    File,
+    /// A `GATEPOST_` variable.
+    Environment,
+}
+
+/// How to get into the console: what `gatepost console` prints.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Invitation {
+    /// By what.
+    pub way: LoginWay,
+    /// Where; with a one-time code in it where that is the way. None: there is no way in.
+    pub url: Option<Url>,
+    /// For how many seconds the code is good.
+    pub expires_in: Option<u64>,
+    /// What to do when there is no way in.
+    pub remedy: Option<String>,
+}
+
+impl std::fmt::Debug for Invitation {
+    /// Leaves the address out: it may hold a code.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Invitation")
+            .field("way", &self.way)
+            .finish()
+    }
+}
+
+/// The way to log in to the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginWay {
+    /// `console.password_hash` is set.
+    Password,
+    /// A one-time code.
+    Code,
+    /// None: it is reachable from other machines and has no password.
+    Closed,
+}
+
 /// What went wrong (RFC 9457, `application/problem+json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}", self.text())]
@@ -740,6 +815,9 @@ pub struct Problem {
     /// One line each, where there are many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What is wrong with the fields of what was sent.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub fields: Box<[FieldProblem]>,
 }
 
 impl Problem {
@@ -750,9 +828,9 @@ impl Problem {
             text.push_str("; ");
             text.push_str(remedy);
         }
-        for problem in &self.problems {
+        for problem in self.lines() {
             text.push('\n');
-            text.push_str(problem);
+            text.push_str(&problem);
         }
         text
     }
@@ -777,6 +855,15 @@ mod tests {
         held: Option<Diagnosis>,
         paused_until: Option<Timestamp>,
     ) -> Account {
+        failing(state, held, paused_until, false)
+    }
+
+    fn failing(
+        state: Option<State>,
+        held: Option<Diagnosis>,
+        paused_until: Option<Timestamp>,
+        failing: bool,
+    ) -> Account {
         let facts = AccountFacts {
             name: AccountName::new("alerts"),
             mailbox: "alerts@contoso.com".into(),
@@ -794,6 +881,7 @@ mod tests {
         let lane = LaneStatus {
             held,
             paused_until,
+            failing,
             trouble: "connection refused".into(),
             last_delivery_at: None,
             limits: delivery::Limits {
@@ -993,6 +1081,30 @@ mod tests {
                 .unwrap()
                 .ends_with("00:00:30Z: connection refused")
         );
+    }
+
+    /// A server that is away is told as such for as long as nothing has passed, and makes nobody wait
+    /// outside: mail is still accepted.
+    #[test]
+    fn an_account_whose_server_is_away_is_retrying_and_takes_mail() {
+        for token in [Some(State::Ready), None] {
+            let away = failing(token, None, Some(at(30)), true);
+            assert_eq!(away.state, AccountState::Retrying);
+            let reason = away.reason.as_deref().unwrap();
+            assert!(
+                reason.ends_with("00:00:30Z: connection refused"),
+                "{reason}"
+            );
+            assert!(away.can_send(at(0)));
+            let trying = failing(token, None, None, true);
+            assert_eq!(trying.state, AccountState::Retrying);
+            let reason = trying.reason.as_deref().unwrap();
+            assert!(reason.ends_with("failed: connection refused"), "{reason}");
+        }
+        let held = failing(Some(State::Ready), Some(diagnosis("lane")), None, true);
+        assert_eq!(held.state, AccountState::Held, "a person comes first");
+        let none = failing(Some(State::Refreshing), None, Some(at(30)), true);
+        assert!(!none.can_send(at(0)), "no token, no mail");
     }
 
     /// An account that retries can send while its old token lives.

@@ -29,6 +29,8 @@ use crate::{
 
 /// Where the callback is unless a profile's redirect URL says otherwise.
 pub(super) const DEFAULT_PATH: &str = "/authorization/smtp_oauth";
+/// The same as redirect URLs have it.
+pub(super) const DEFAULT_URL_PATH: &str = "/authorization/smtp_oauth/";
 
 /// The policy of the page: its one style sheet, by its SHA-256, and nothing else.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(concat!(

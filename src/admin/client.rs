@@ -12,9 +12,9 @@ use tokio::{io::AsyncReadExt, net::UnixStream};
 use tokio_util::io::ReaderStream;
 
 use super::api::{
-    Account, Imported, Notified, Operated, PastedAddress, Problem, QueueDetail, QueuePage,
-    QueueQuery, Reloaded, Selector, SignInRequest, SignInState, SignedIn, SignedOut, Status,
-    TestRequest, Tested, TracePage, TraceQuery,
+    Account, Imported, Invitation, Notified, Operated, PastedAddress, Problem, QueueDetail,
+    QueuePage, QueueQuery, Reloaded, Selector, SignInRequest, SignInState, SignedIn, SignedOut,
+    Status, TestRequest, Tested, TracePage, TraceQuery,
 };
 use crate::{
     mail::{AccountName, QueueId},
@@ -119,6 +119,15 @@ impl Client {
     pub async fn reload(&self) -> Result<Reloaded, Error> {
         let request = self.request(Method::POST, "/reload");
         json(request.timeout(RELOAD_DEADLINE)).await
+    }
+
+    /// Where the console is and how to log in.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn invite(&self) -> Result<Invitation, Error> {
+        let request = self.request(Method::POST, "/console/invitation");
+        json(request.timeout(ANSWER_DEADLINE)).await
     }
 
     /// Has every token sealed with another key.
@@ -353,6 +362,7 @@ async fn positive(response: Response) -> Result<Response, Error> {
         detail: format!("the daemon answered {status}"),
         remedy: Some("it may be of another version than this program: compare `--version`".into()),
         problems: Vec::new(),
+        fields: Box::default(),
     }))
 }
 

@@ -36,30 +36,49 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LocalAddress(pub(super) Option<IpAddr>);
 
+/// The address that a connection came from; none on a Unix socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PeerAddress(pub(super) Option<IpAddr>);
+
+/// Both ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    local: LocalAddress,
+    peer: PeerAddress,
+}
+
 /// A listening socket of either kind.
 pub(super) trait Accept: Send + 'static {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// The next connection. Cancel safe.
-    fn next(&self) -> impl Future<Output = io::Result<(Self::Io, LocalAddress)>> + Send;
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Io, Ends)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Io = TcpStream;
 
-    async fn next(&self) -> io::Result<(TcpStream, LocalAddress)> {
-        let (stream, _) = self.accept().await?;
+    async fn next(&self) -> io::Result<(TcpStream, Ends)> {
+        let (stream, peer) = self.accept().await?;
         let local = stream.local_addr()?.ip().to_canonical();
-        Ok((stream, LocalAddress(Some(local))))
+        let ends = Ends {
+            local: LocalAddress(Some(local)),
+            peer: PeerAddress(Some(peer.ip().to_canonical())),
+        };
+        Ok((stream, ends))
     }
 }
 
 impl Accept for UnixListener {
     type Io = UnixStream;
 
-    async fn next(&self) -> io::Result<(UnixStream, LocalAddress)> {
+    async fn next(&self) -> io::Result<(UnixStream, Ends)> {
         let (stream, _) = self.accept().await?;
-        Ok((stream, LocalAddress(None)))
+        let ends = Ends {
+            local: LocalAddress(None),
+            peer: PeerAddress(None),
+        };
+        Ok((stream, ends))
     }
 }
 
@@ -85,8 +104,9 @@ pub(super) async fn serve_with<L: Accept>(
             () = tasks.stopped() => return,
         };
         match accepted {
-            Ok((io, local)) => {
-                let router = router.clone().layer(Extension(local));
+            Ok((io, Ends { local, peer })) => {
+                let router = router.clone();
+                let router = router.layer(Extension(local)).layer(Extension(peer));
                 let (certificate, owner) = (certificate.clone(), tasks.clone());
                 tasks.spawn("admin_connection", async move {
                     match certificate {

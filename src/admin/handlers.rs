@@ -18,7 +18,7 @@ use super::{
     ReloadRequest, Shared,
     api::{
         Account, Listener, Notified, Operated, PastedAddress, Problem, QueueDetail, QueueEntry,
-        QueuePage, QueueQuery, QueueState, Reloaded, Selector, SignInQuery, SignInRequest,
+        QueuePage, QueueQuery, QueueState, Reloaded, Selector, Setting, SignInQuery, SignInRequest,
         SignInState, SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
     },
     problem::{Input, Named, Queried},
@@ -68,6 +68,10 @@ pub(super) async fn status(State(shared): AppState) -> Json<Status> {
     })
 }
 
+pub(super) async fn settings(State(shared): AppState) -> Json<Vec<Setting>> {
+    Json(shared.view().settings.clone())
+}
+
 pub(super) async fn reload(State(shared): AppState) -> Answer<Reloaded> {
     let (answer, answered) = oneshot::channel();
     let asked = shared.parts.reload.send(ReloadRequest(answer)).await;
@@ -92,9 +96,10 @@ pub(super) async fn reload(State(shared): AppState) -> Answer<Reloaded> {
 }
 
 pub(super) async fn rotate_key(State(shared): AppState) -> Answer<Rotated> {
-    let oauth = shared.parts.oauth.clone();
+    let (oauth, registry) = (shared.parts.oauth.clone(), shared.parts.registry.clone());
     let rotated = to_its_end(&shared.parts.tasks, "rotate_key", async move {
-        oauth.rotate_key().await
+        let others = |seal| async move { registry.reseal(seal).await };
+        oauth.rotate_key(others).await
     });
     Ok(Json(rotated.await.ok_or_else(Problem::lost)??))
 }
@@ -134,6 +139,17 @@ pub(super) async fn sign_in_state(
         () = shared.parts.tasks.stopped() => SignInState::Pending,
     };
     Json(state)
+}
+
+pub(super) async fn cancel_sign_in(
+    State(shared): AppState,
+    Named(id): Named<String>,
+) -> Result<StatusCode, Problem> {
+    if shared.parts.oauth.cancel_sign_in(&id) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let what = "no such sign-in is under way";
+    Err(Problem::new(StatusCode::NOT_FOUND, what).remedy("it has ended, or is ending now"))
 }
 
 pub(super) async fn pasted(
@@ -386,7 +402,7 @@ impl Shared {
 
 /// Runs `future` as a task of its own, so that a client that goes away does not cancel it half-way.
 /// `None`: it panicked.
-async fn to_its_end<F>(tasks: &Tasks, name: &'static str, future: F) -> Option<F::Output>
+pub(super) async fn to_its_end<F>(tasks: &Tasks, name: &'static str, future: F) -> Option<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {

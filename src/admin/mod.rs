@@ -1,24 +1,28 @@
 //! The one control surface: HTTP on the console's TCP address and on the control socket.
 //!
 //! The control socket carries the whole API (its file permission is the login); the TCP address
-//! carries health, metrics and the OAuth callback, and answers 401 to the API. What either may
-//! answer is in [`api`], and none of those values can hold a secret. The CLI speaks through
-//! [`client`].
+//! carries health, metrics, the OAuth callback and, for who has logged in, the pages of `console`
+//! and the same API. What either may answer is in [`api`], and none of those values can hold a
+//! secret. The CLI speaks through [`client`].
 
 pub mod api;
 mod callback;
 pub mod client;
 mod connection;
+mod console;
 mod guard;
 mod handlers;
 mod health;
 mod import;
+pub mod made;
 mod problem;
 mod server;
 mod socket;
+pub(crate) mod text;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -37,6 +41,7 @@ use crate::{
     notify::Notifier,
     oauth::Oauth,
     queue::Queue,
+    registry::Registry,
     submission::Submission,
     telemetry::Metrics,
 };
@@ -56,6 +61,8 @@ pub struct Config {
     pub public_url: Option<Url>,
     /// The console speaks TLS with this; none: plain HTTP.
     pub certificate: Option<Certificate>,
+    /// What opens the console's pages: an argon2id PHC string.
+    pub password_hash: Option<String>,
 }
 
 /// Where a certificate chain and its key are, in PEM.
@@ -66,6 +73,31 @@ pub struct Certificate {
     /// The key.
     pub key_file: PathBuf,
 }
+
+impl Config {
+    /// Where the browser comes back to after a sign-in unless a profile says otherwise. None: the
+    /// console's certificate is for a name that nobody has told.
+    #[must_use]
+    pub fn redirect_url(&self) -> Option<Url> {
+        if self.certificate.is_some() {
+            return self
+                .public_url
+                .as_ref()?
+                .join(callback::DEFAULT_URL_PATH)
+                .ok();
+        }
+        let port = self.address.map(|address| address.port());
+        let port = port.filter(|port| *port != 0).unwrap_or(PORT);
+        Url::parse(&format!(
+            "http://localhost:{port}{}",
+            callback::DEFAULT_URL_PATH
+        ))
+        .ok()
+    }
+}
+
+/// The console's port when it has none that can be known beforehand.
+const PORT: u16 = 8025;
 
 impl Certificate {
     /// Opened for the console. Blocking.
@@ -93,6 +125,10 @@ pub struct Parts {
     pub notify: Notifier,
     /// Whoever reads the configuration again. It lives above this module, so it is a channel.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// What was made in the console.
+    pub registry: Registry,
+    /// Whoever changes what was made there.
+    pub changes: mpsc::Sender<made::ChangeRequest>,
 }
 
 /// A wish to read the configuration again, with the place for the answer.
@@ -110,6 +146,27 @@ pub struct View {
     pub config_file: Option<PathBuf>,
     /// Where the console is reached from outside; its host is allowed in `Host`.
     pub public_url: Option<Url>,
+    /// What opens the console's pages: an argon2id PHC string.
+    pub password_hash: Option<String>,
+    /// Every key of the configuration; no secrets.
+    pub settings: Vec<api::Setting>,
+    /// What is allowed in the configuration and still worth a remark.
+    pub warnings: Vec<String>,
+    /// Providers, accounts and clients as they were written, and what is left out.
+    pub written: Vec<made::Written>,
+    /// The profiles in force.
+    pub providers: BTreeMap<String, made::providers::Effective>,
+    /// Where browsers come back to unless a profile says otherwise.
+    pub redirect_url: Option<Url>,
+}
+
+impl View {
+    fn access(&self) -> console::Settings {
+        console::Settings {
+            password_hash: self.password_hash.clone(),
+            public_url: self.public_url.clone(),
+        }
+    }
 }
 
 /// Why the control surface could not start.
@@ -162,6 +219,9 @@ struct Shared {
     /// Set once the listeners are bound, which is after the control surface has started.
     submission: OnceLock<Submission>,
     console: OnceLock<SocketAddr>,
+    access: console::Access,
+    pulse: console::live::Pulse,
+    history: console::history::History,
 }
 
 impl Admin {
@@ -176,6 +236,7 @@ impl Admin {
 
     /// Takes what a reload has changed.
     pub fn reconfigure(&self, view: View) {
+        self.shared.access.reconfigure(view.access());
         *self.shared.lock_view() = Arc::new(view);
     }
 
@@ -190,6 +251,13 @@ impl Admin {
     #[must_use]
     pub fn console(&self) -> Option<SocketAddr> {
         self.console
+    }
+
+    /// Where the console is and how to get in, with a new one-time code where that is the way. None:
+    /// there is no console.
+    #[must_use]
+    pub fn invite(&self) -> Option<api::Invitation> {
+        self.console.map(|_| self.shared.access.invite())
     }
 
     /// The bound address of `/metrics`, where it has its own.

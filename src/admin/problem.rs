@@ -25,7 +25,14 @@ impl Problem {
             detail: detail.into(),
             remedy: None,
             problems: Vec::new(),
+            fields: Box::default(),
         }
+    }
+
+    /// What is wrong, a line each.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let fields = self.fields.iter().map(ToString::to_string);
+        self.problems.iter().cloned().chain(fields).collect()
     }
 
     /// The same with what to do about it.

@@ -5,19 +5,21 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::{Method, StatusCode, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use tokio::net::TcpListener;
 
 use super::{
     Admin, Certificate, Config, Error, Parts, Shared, View,
     api::Problem,
-    callback, connection,
+    callback, connection, console,
     guard::{self, Hosts},
-    handlers, health, import, socket, watch,
+    handlers, health, import,
+    made::{accounts, allowed, keys, logins, presets, providers},
+    socket, watch,
 };
 use crate::{queue::Operation, telemetry::Metrics};
 
@@ -27,7 +29,7 @@ type Routes = Vec<(&'static str, Method, MethodRouter<Arc<Shared>>)>;
 /// Where the API is.
 const API: &str = "/api/v1";
 /// A request body: some ten thousand queue ids fit.
-const BODY_LEN_MAX: usize = 256 * 1024;
+pub(super) const BODY_LEN_MAX: usize = 256 * 1024;
 
 /// See [`Admin::start`].
 pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<Admin, Error> {
@@ -38,9 +40,12 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
     let (control, control_file) = socket::bind(&config.socket).await?;
     let shared = Arc::new(Shared {
         parts,
+        access: console::Access::new(view.access(), certificate.is_some()),
         view: std::sync::Mutex::new(Arc::new(view)),
         submission: std::sync::OnceLock::new(),
         console: std::sync::OnceLock::new(),
+        pulse: console::live::Pulse::default(),
+        history: console::history::History::default(),
     });
     let tasks = &shared.parts.tasks;
     tasks.spawn("watch", watch::run(Arc::clone(&shared)));
@@ -62,6 +67,8 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         admin.metrics = Some(address);
     }
     if let Some((listener, address)) = console {
+        shared.access.bound(address);
+        tasks.spawn("console_watch", console::live::watch(Arc::clone(&shared)));
         let router = console_router(&shared, metrics_apart);
         let serving = connection::serve_with(listener, certificate, router, tasks.clone());
         tasks.spawn("console", serving);
@@ -91,8 +98,10 @@ fn routes() -> Routes {
     vec![
         ("/openapi.json", Method::GET, get(handlers::openapi)),
         ("/status", Method::GET, get(handlers::status)),
+        ("/settings", Method::GET, get(handlers::settings)),
         ("/reload", Method::POST, post(handlers::reload)),
         ("/rotate-key", Method::POST, post(handlers::rotate_key)),
+        ("/console/invitation", Method::POST, post(console::invite)),
         ("/accounts", Method::GET, get(handlers::accounts)),
         (
             "/accounts/{name}/sign-in",
@@ -113,6 +122,11 @@ fn routes() -> Routes {
         ("/notify/test", Method::POST, post(handlers::test_notify)),
         ("/sign-ins/callback", Method::POST, post(handlers::pasted)),
         ("/sign-ins/{id}", Method::GET, get(handlers::sign_in_state)),
+        (
+            "/sign-ins/{id}",
+            Method::DELETE,
+            delete(handlers::cancel_sign_in),
+        ),
         ("/clients", Method::GET, get(handlers::clients)),
         ("/queue", Method::GET, get(handlers::queue)),
         ("/queue/{id}", Method::GET, get(handlers::queue_entry)),
@@ -132,20 +146,75 @@ fn routes() -> Routes {
         ),
         ("/queue/delete", Method::POST, operation(Operation::Delete)),
     ]
+    .into_iter()
+    .chain(made_routes())
+    .collect()
+}
+
+/// What is made and changed there.
+fn made_routes() -> Routes {
+    vec![
+        ("/presets", Method::GET, get(presets::show)),
+        ("/providers", Method::GET, get(providers::list)),
+        ("/providers/{name}", Method::GET, get(providers::show)),
+        ("/providers/{name}", Method::PUT, put(providers::save)),
+        (
+            "/providers/{name}",
+            Method::DELETE,
+            delete(providers::remove),
+        ),
+        ("/account-settings", Method::GET, get(accounts::list)),
+        ("/accounts/{name}", Method::GET, get(accounts::show)),
+        ("/accounts/{name}", Method::PUT, put(accounts::save)),
+        ("/accounts/{name}", Method::DELETE, delete(accounts::remove)),
+        ("/accounts/{name}/hold", Method::POST, post(accounts::hold)),
+        (
+            "/accounts/{name}/release",
+            Method::POST,
+            post(accounts::release),
+        ),
+        ("/logins", Method::GET, get(logins::list)),
+        ("/logins", Method::POST, post(logins::add)),
+        ("/logins/{name}", Method::DELETE, delete(logins::remove)),
+        ("/logins/{name}/rotate", Method::POST, post(logins::rotate)),
+        ("/logins/{name}/enable", Method::POST, post(logins::enable)),
+        (
+            "/logins/{name}/disable",
+            Method::POST,
+            post(logins::disable),
+        ),
+        ("/keys", Method::GET, get(keys::list)),
+        ("/keys", Method::POST, post(keys::add)),
+        ("/keys/{name}", Method::DELETE, delete(keys::remove)),
+        ("/allowed", Method::GET, get(allowed::list)),
+        ("/allowed", Method::POST, post(allowed::add)),
+        (
+            "/allowed/{network}",
+            Method::DELETE,
+            delete(allowed::remove),
+        ),
+    ]
 }
 
 fn operation(operation: Operation) -> MethodRouter<Arc<Shared>> {
     post(move |shared, selector| handlers::operate(operation, shared, selector))
 }
 
-/// The whole API, for whoever may open the socket.
-fn control_router(shared: &Arc<Shared>) -> Router {
+fn api_router() -> Router<Arc<Shared>> {
     let mut api = Router::new();
     for (path, _, handler) in routes() {
         api = api.route(path, handler);
     }
+    api.fallback(not_found)
+}
+
+/// The whole API, for whoever may open the socket.
+fn control_router(shared: &Arc<Shared>) -> Router {
     Router::new()
-        .nest(API, api)
+        .nest(
+            API,
+            api_router().layer(middleware::from_fn(console::socket_gate)),
+        )
         .merge(probes())
         .route(
             "/metrics",
@@ -157,11 +226,16 @@ fn control_router(shared: &Arc<Shared>) -> Router {
         .with_state(Arc::clone(shared))
 }
 
-/// What anyone who reaches the console's address may see.
+/// What stands at the console's address: some of it for anyone, the pages and the API behind their
+/// gates.
 fn console_router(shared: &Arc<Shared>, metrics_apart: bool) -> Router {
     let asked = Arc::clone(shared);
     let hosts: Hosts = Arc::new(move || asked.hosts());
-    let mut router = probes().fallback(callback_or_nothing);
+    let gate = middleware::from_fn_with_state(Arc::clone(shared), console::api_gate);
+    let mut router = probes()
+        .merge(console::router(shared))
+        .nest(API, api_router().layer(gate))
+        .fallback(callback_or_nothing);
     if !metrics_apart {
         let metrics = Arc::clone(&shared.parts.metrics);
         router = router.route("/metrics", get(health::metrics).with_state(metrics));
@@ -169,11 +243,9 @@ fn console_router(shared: &Arc<Shared>, metrics_apart: bool) -> Router {
     guarded(router, hosts).with_state(Arc::clone(shared))
 }
 
-/// Puts before `router` what every request over TCP must pass, and keeps the API closed there.
+/// Puts before `router` what every request over TCP must pass.
 fn guarded<S: Clone + Send + Sync + 'static>(router: Router<S>, hosts: Hosts) -> Router<S> {
     router
-        .route(API, any(unauthorized))
-        .route("/api/v1/{*rest}", any(unauthorized))
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .layer(middleware::from_fn_with_state(hosts, guard::host))
@@ -199,21 +271,17 @@ async fn callback_or_nothing(
     State(shared): State<Arc<Shared>>,
     method: Method,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Response {
     let oauth = &shared.parts.oauth;
     if callback::is_callback(uri.path(), &oauth.redirect_urls()) {
         return callback::answer(oauth, method, &uri).await;
     }
+    let accepted = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok());
+    if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
+        return console::no_page();
+    }
     not_found().await
-}
-
-async fn unauthorized() -> Response {
-    let problem = Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "the API needs a session or a key here",
-    )
-    .remedy("use the command line on this machine: it speaks through the control socket");
-    ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }
 
 async fn not_found() -> Response {
@@ -267,7 +335,7 @@ mod tests {
         request.header(header::HOST, host).send().await.unwrap()
     }
 
-    /// Over TCP: the API is closed, strange hosts are turned away, and every answer, also of an
+    /// Over TCP: strange hosts are turned away, and every answer, also of an
     /// error, carries the security headers.
     #[tokio::test]
     async fn the_tcp_address_is_guarded() {
@@ -286,10 +354,6 @@ mod tests {
             ("/healthz", "localhost", 200),
             ("/healthz", "relay.example.com:443", 200),
             ("/healthz", "evil.example", 421),
-            ("/api/v1/queue", "localhost", 401),
-            ("/api/v1", "localhost", 401),
-            ("/api/v1/openapi.json", "localhost", 401),
-            ("/api/v1/queue", "evil.example", 421),
             ("/nothing", "localhost", 404),
         ] {
             let answer = ask(address, path, host).await;

@@ -137,8 +137,9 @@ impl Demo {
             environment: false,
         };
         let read = sources.clone();
-        let config = tokio::task::spawn_blocking(move || config::Config::load(&read)).await??;
-        let daemon = Box::pin(Daemon::start(config, sources)).await?;
+        let begin = move || config::Config::begin(&read);
+        let foundation = tokio::task::spawn_blocking(begin).await??;
+        let daemon = Box::pin(Daemon::start(foundation, sources)).await?;
         self.daemon = Some(daemon.clone());
         let listener = listener(&daemon)?;
         self.step(&format!(

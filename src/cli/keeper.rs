@@ -19,9 +19,11 @@ use crate::{
     },
     clock::{Clock, SystemClock},
     config::Config,
+    daemon::beginning::Beginning,
     mail::AccountName,
     net::tasks::Tasks,
     oauth::{Diagnosis, Oauth, Rotated, SignIn},
+    registry::Registry,
     store::Store,
     telemetry::Metrics,
 };
@@ -44,6 +46,7 @@ pub(super) struct Here {
     pub(super) oauth: Oauth,
     pub(super) tasks: Tasks,
     pub(super) store: Store,
+    registry: Registry,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     console: Option<SocketAddr>,
@@ -181,7 +184,10 @@ impl Keeper {
     pub(super) async fn rotate_key(&self) -> anyhow::Result<Rotated> {
         match self {
             Self::Daemon(client) => Ok(client.rotate_key().await?),
-            Self::Here(here) => Ok(here.oauth.rotate_key().await?),
+            Self::Here(here) => {
+                let others = |seal| here.registry.reseal(seal);
+                Ok(here.oauth.rotate_key(others).await?)
+            }
         }
     }
 
@@ -207,19 +213,24 @@ impl Here {
 /// A configuration with problems, a store that does not open or is another user's.
 pub(super) async fn open(context: &Context) -> anyhow::Result<(Here, Config)> {
     let sources = context.sources.clone();
-    let config = tokio::task::spawn_blocking(move || Config::load(&sources)).await??;
-    let state_dir = &config.store.state_dir;
+    let begin = move || Config::begin(&sources);
+    let foundation = tokio::task::spawn_blocking(begin).await??;
+    let state_dir = &foundation.store.state_dir;
     refuse_other_owner(state_dir)?;
     context.printer.note(format_args!(
         "No daemon is running; the tokens in {} are used directly.",
         state_dir.display()
     ));
     let metrics = Arc::new(Metrics::new());
-    let store_metrics = Arc::clone(&metrics);
-    let store = config.store.clone();
-    let store = tokio::task::spawn_blocking(move || Store::open(&store, store_metrics)).await??;
+    let clock: Arc<dyn Clock> = SystemClock::shared();
+    let shared = (Arc::clone(&clock), &metrics);
+    let beginning = Beginning::open(foundation, &context.sources, shared).await?;
+    let Beginning {
+        store,
+        registry,
+        config,
+    } = beginning;
     let tasks = Tasks::new();
-    let clock = SystemClock::shared();
     let oauth = Oauth::start(
         config.oauth.clone(),
         store.clone(),
@@ -231,6 +242,7 @@ pub(super) async fn open(context: &Context) -> anyhow::Result<(Here, Config)> {
         oauth: oauth.await?,
         tasks,
         store,
+        registry,
         clock,
         metrics,
         console: config.admin.address,

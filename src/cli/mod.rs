@@ -6,6 +6,7 @@ mod accounts;
 mod check;
 mod clients;
 mod completions;
+mod console;
 mod demo;
 mod doctor;
 mod hash_password;
@@ -70,6 +71,8 @@ enum Verb {
     Accounts(accounts::Args),
     /// Show who has connected lately, what was refused, and what to do about it
     Clients(clients::Args),
+    /// Show where the console is, with a new one-time code where it has no password
+    Console(console::Args),
     /// Send one message through an account and tell each step
     Test(test::Args),
     /// Look at each step of an account's way and name the switch that is off
@@ -158,6 +161,7 @@ fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<ExitCode> {
         Verb::Logout(args) => client(logout::run(context, &args)),
         Verb::Accounts(args) => client(accounts::run(context, &args)),
         Verb::Clients(args) => client(clients::run(context, &args)),
+        Verb::Console(args) => client(console::run(context, &args)),
         Verb::Test(args) => client(test::run(context, &args)),
         Verb::Doctor(args) => client(doctor::run(context, &args)),
         Verb::Queue(args) => client(queue::run(context, &args)),

@@ -9,7 +9,7 @@
 //! unknown or of the wrong shape, which may be a secret that was misspelt.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -19,7 +19,8 @@ use figment::{
     value::{Dict, Num, Value},
 };
 
-use super::{Problem, Problems, layers, nearest::nearest, unbuilt};
+use super::{Problem, Problems, layers, nearest::nearest, reference, unbuilt};
+use crate::admin::api::{Setting, SettingSource};
 
 /// Stands for a value that must not be shown.
 const NOT_SHOWN: &str = "(not shown)";
@@ -27,6 +28,8 @@ const NOT_SHOWN: &str = "(not shown)";
 pub(super) const NOT_SET: &str = "(not set)";
 /// A value longer than this is cut when shown.
 const SHOWN_LEN_MAX: usize = 80;
+/// The same in the list of all settings, where scopes and lists are read.
+const SETTING_LEN_MAX: usize = 400;
 
 /// Everything found wrong, and everything worth a remark.
 #[derive(Debug, Default)]
@@ -123,9 +126,13 @@ pub(super) struct Reader<'a> {
     pub(super) report: Report,
     /// The first secret that stands in the file itself.
     pub(super) literal_secret: Option<String>,
+    /// Every key read, with where its value comes from.
+    pub(super) settings: Vec<Setting>,
+    /// Every key that holds a secret.
+    pub(super) secrets: BTreeSet<String>,
     /// Every key read, as a pattern.
     #[cfg(test)]
-    pub(super) patterns: std::collections::BTreeSet<String>,
+    pub(super) patterns: BTreeSet<String>,
 }
 
 /// Reads itself from a place in the configuration. `None`: nothing stands there.
@@ -139,6 +146,10 @@ pub(super) struct Findings {
     pub(super) report: Report,
     /// The first key whose secret stands in the file itself.
     pub(super) literal_secret: Option<String>,
+    /// Every key, with where its value comes from.
+    pub(super) settings: Vec<Setting>,
+    /// Every key that holds a secret.
+    pub(super) secrets: BTreeSet<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -147,6 +158,8 @@ impl<'a> Reader<'a> {
         Findings {
             report: self.report,
             literal_secret: self.literal_secret,
+            settings: self.settings,
+            secrets: self.secrets,
         }
     }
 
@@ -161,16 +174,49 @@ impl<'a> Reader<'a> {
             folder,
             report: Report::default(),
             literal_secret: None,
+            settings: Vec::new(),
+            secrets: BTreeSet::new(),
             #[cfg(test)]
-            patterns: std::collections::BTreeSet::default(),
+            patterns: BTreeSet::default(),
         };
         let part = P::read(Some(&Value::from(dict)), &Place::top(), &mut reader);
         (part, reader)
     }
 
     pub(super) fn is_from_environment(&self, value: &Value) -> bool {
+        self.source(value) == SettingSource::Environment
+    }
+
+    /// Whether it was made in the console.
+    fn is_made(&self, value: &Value) -> bool {
+        self.source(value) == SettingSource::Console
+    }
+
+    fn source(&self, value: &Value) -> SettingSource {
         let metadata = self.figment.get_metadata(value.tag());
-        metadata.is_some_and(|m| m.name == layers::ENVIRONMENT)
+        match metadata.map(|metadata| metadata.name.as_ref()) {
+            Some(layers::ENVIRONMENT) => SettingSource::Environment,
+            Some(layers::CONSOLE) => SettingSource::Console,
+            Some(_) | None => SettingSource::File,
+        }
+    }
+
+    /// Notes a key for the list of all settings.
+    fn note(&mut self, at: &Place, value: Option<&Value>, is_secret: bool) {
+        let said = match value {
+            Some(_) if is_secret => String::from("set"),
+            Some(value) => Shown(value, SETTING_LEN_MAX).to_string(),
+            None => match reference::default(&at.pattern) {
+                Some("none") | None => String::from("not set"),
+                Some(default) => default.to_owned(),
+            },
+        };
+        let source = value.map(|value| self.source(value));
+        self.settings.push(Setting {
+            key: at.shown.clone(),
+            value: said,
+            source: source.unwrap_or(SettingSource::Default),
+        });
     }
 
     /// The table at `at`, every key of it known. `None`: nothing there, or something else.
@@ -284,6 +330,8 @@ pub(super) struct Raw<'a> {
     pub(super) value: &'a Value,
     /// From the environment everything comes as text.
     pub(super) from_environment: bool,
+    /// Made in the console: over the network, perhaps.
+    pub(super) is_made: bool,
     pub(super) folder: Option<&'a Path>,
 }
 
@@ -363,19 +411,25 @@ impl<T: Leaf> Part for Field<T> {
             shown,
             given,
         };
-        let Some(value) = value.filter(|v| v.as_str() != Some("")) else {
+        let value = value.filter(|v| v.as_str() != Some(""));
+        reader.note(at, value, T::SECRET);
+        let Some(value) = value else {
             return field(NOT_SET.to_owned(), Given::Absent);
         };
         let raw = Raw {
             value,
             from_environment: reader.is_from_environment(value),
+            is_made: reader.is_made(value),
             folder: reader.folder,
         };
         let mut shown = if T::SECRET {
             NOT_SHOWN.to_owned()
         } else {
-            Shown(value).to_string()
+            Shown(value, SHOWN_LEN_MAX).to_string()
         };
+        if T::SECRET {
+            reader.secrets.insert(at.shown.clone());
+        }
         if raw.from_environment {
             shown.push_str(" from the environment");
         }
@@ -386,7 +440,8 @@ impl<T: Leaf> Part for Field<T> {
         }
         match T::parse(&raw) {
             Ok(parsed) => {
-                if parsed.is_literal_secret() && !raw.from_environment {
+                let is_elsewhere = raw.from_environment || raw.is_made;
+                if parsed.is_literal_secret() && !is_elsewhere {
                     reader
                         .literal_secret
                         .get_or_insert_with(|| at.shown.clone());
@@ -429,7 +484,16 @@ impl<S: Part> Part for Listed<S> {
             return Self(Some(Vec::new()));
         };
         let items = items.iter().enumerate();
-        let read = items.map(|(index, item)| S::read(Some(item), &at.numbered(index), reader));
+        let read = items.map(|(index, item)| {
+            // What was made has a name, and its number means nothing to anybody.
+            let name = item.as_dict().and_then(|item| item.get("name"));
+            let name = name.and_then(Value::as_str);
+            let at = match name.filter(|_| reader.is_made(item)) {
+                Some(name) => at.named(name),
+                None => at.numbered(index),
+            };
+            S::read(Some(item), &at, reader)
+        });
         Self(Some(read.collect()))
     }
 }
@@ -475,14 +539,14 @@ pub(super) fn is_name(name: &str) -> bool {
             .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '@' | '+'))
 }
 
-/// A value as the operator wrote it, cut when long.
-struct Shown<'a>(&'a Value);
+/// A value as the operator wrote it, cut when longer than so many characters.
+struct Shown<'a>(&'a Value, usize);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Value::String(_, text) => {
-                let cut: String = text.chars().take(SHOWN_LEN_MAX).collect();
+                let cut: String = text.chars().take(self.1).collect();
                 let dots = if cut.len() < text.len() { ".." } else { "" };
                 write!(f, "{:?}", cut + dots)
             }
@@ -495,7 +559,7 @@ impl fmt::Display for Shown<'_> {
                 f.write_str("[")?;
                 for (index, item) in items.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
-                    write!(f, "{comma}{}", Shown(item))?;
+                    write!(f, "{comma}{}", Shown(item, self.1))?;
                 }
                 f.write_str("]")
             }

@@ -16,6 +16,9 @@ use super::{Sources, field::Report};
 /// Names the layer of variables in figment's metadata.
 pub(super) const ENVIRONMENT: &str = "environment";
 
+/// Names the layer of what was made in the console in figment's metadata.
+pub(super) const CONSOLE: &str = "console";
+
 /// What begins the name of a variable that counts.
 const PREFIX: &str = "GATEPOST_";
 
@@ -62,6 +65,13 @@ pub(super) fn merge(
             None
         }
     }
+}
+
+/// The merged values.
+pub(super) fn data(figment: &Figment) -> Dict {
+    let data = figment.data().ok();
+    data.and_then(|mut profiles| profiles.remove(&Profile::Default))
+        .unwrap_or_default()
 }
 
 fn read(file: &Path, report: &mut Report) -> Option<String> {

@@ -154,7 +154,8 @@ impl Leaf for Vec<IpNet> {
     }
 }
 
-fn network(text: &str) -> Result<IpNet, Wrong> {
+/// A network, or one address as one.
+pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     let text = text.trim();
     let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
     let network = text.parse::<IpNet>().ok().or_else(address);

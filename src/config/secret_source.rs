@@ -101,6 +101,13 @@ impl AsRef<SecretSource> for ProxySource {
 
 impl SecretSource {
     fn parse_table(table: &Dict, raw: &Raw<'_>) -> Result<Self, Wrong> {
+        if raw.is_made {
+            // Whoever may use the console may not thereby run commands and read files here.
+            return Err(Wrong::with_remedy(
+                "is no text",
+                "write the secret itself; sources can be named in the configuration file alone",
+            ));
+        }
         let mut entries = table.iter();
         let (Some((key, value)), None) = (entries.next(), entries.next()) else {
             return Err(Wrong::new("names not exactly one source"));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::*;
+use crate::admin::api::SettingSource;
 use crate::{
     delivery::{Auth, Tls, Transport},
     mail::AccountName,
@@ -493,15 +494,8 @@ fn a_sender_rule_and_a_fallback_are_checked() {
 /// What is not built is refused in so many words, never taken and ignored.
 #[test]
 fn values_of_later_versions_are_refused() {
-    for text in [
-        "[store]\nurl = \"postgres://db\"",
-        "[console]\npassword_hash = \"x\"",
-    ] {
-        assert!(
-            problems(text).contains("not in this version yet; "),
-            "{text}"
-        );
-    }
+    let problems = problems("[store]\nurl = \"postgres://db\"");
+    assert!(problems.contains("not in this version yet; "), "{problems}");
 }
 
 #[test]
@@ -732,6 +726,59 @@ fn same(a: &Config, b: &Config) {
     assert_eq!(a.log, b.log);
     assert_eq!(a.queue.retry, b.queue.retry);
     assert_eq!(a.store.state_dir, b.store.state_dir);
+}
+
+/// Every key is listed with its source; a variable wins over the file; secrets are never shown.
+#[test]
+fn the_settings_say_where_each_value_comes_from() {
+    let text = format!(
+        "hostname = \"relay.example\"\n[queue]\nretry_first = \"2m\"\n[provider.p]\nkind = \"microsoft\"\n\
+         client_id = \"i\"\nclient_secret = \"canary\"\n{SMARTHOST}"
+    );
+    let config = load_in(&text, &[("GATEPOST_QUEUE__RETRY_FIRST", "3m")]).unwrap();
+    let found = |key: &str| {
+        let mut settings = config.settings.iter();
+        let setting = settings.find(|setting| setting.key == key).unwrap();
+        (setting.value.as_str(), setting.source)
+    };
+    assert_eq!(
+        found("hostname"),
+        ("\"relay.example\"", SettingSource::File)
+    );
+    assert_eq!(
+        found("queue.retry_first"),
+        ("\"3m\"", SettingSource::Environment)
+    );
+    assert_eq!(found("store.url"), ("\"sqlite\"", SettingSource::Default));
+    assert_eq!(
+        found("provider.p.client_secret"),
+        ("set", SettingSource::File)
+    );
+    assert_eq!(
+        found("console.password_hash"),
+        ("not set", SettingSource::Default)
+    );
+    assert!(!format!("{:?}", config.settings).contains("canary"));
+}
+
+/// Every key of the file has a default in words, or is needed.
+#[test]
+fn every_default_can_be_said() {
+    let needed = [
+        "account.*.mailbox",
+        "client.*.name",
+        "client.*.password_hash",
+        "listener.*.address",
+        "provider.*.client_id",
+        "provider.*.kind",
+    ];
+    for key in keys() {
+        let told = reference::default(&key).is_some();
+        assert!(
+            told || needed.contains(&key.as_str()) || key.starts_with("route."),
+            "{key}"
+        );
+    }
 }
 
 /// The manual must not say one default and the program do another.

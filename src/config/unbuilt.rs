@@ -7,55 +7,21 @@ use figment::value::Value;
 struct Unbuilt {
     /// The key, names and numbers as `*`.
     key: &'static str,
-    /// Which of its values.
-    which: Which,
+    /// What its unbuilt values begin with.
+    begins: &'static str,
     /// What to use meanwhile.
     instead: &'static str,
 }
 
-enum Which {
-    /// Any but an empty text or list.
-    Any,
-    /// Texts that begin so.
-    Begins(&'static str),
-}
-
-const fn row(key: &'static str, which: Which, instead: &'static str) -> Unbuilt {
-    Unbuilt {
-        key,
-        which,
-        instead,
-    }
-}
-
-const TABLE: [Unbuilt; 2] = [
-    row(
-        "store.url",
-        Which::Begins("postgres"),
-        "use \"sqlite\" (it is the default)",
-    ),
-    row(
-        "console.password_hash",
-        Which::Any,
-        "leave it out: the control socket's file permissions are the login",
-    ),
-];
+const TABLE: [Unbuilt; 1] = [Unbuilt {
+    key: "store.url",
+    begins: "postgres",
+    instead: "use \"sqlite\" (it is the default)",
+}];
 
 /// What to use instead of a value that this version does not do yet.
 pub(super) fn instead(pattern: &str, value: &Value) -> Option<&'static str> {
-    let (text, is_empty) = match value {
-        Value::String(_, text) => (text.as_str(), text.is_empty()),
-        Value::Array(_, items) => ("", items.is_empty()),
-        Value::Char(..) | Value::Bool(..) | Value::Num(..) | Value::Empty(..) | Value::Dict(..) => {
-            ("", false)
-        }
-    };
-    let is_meant = |row: &&Unbuilt| {
-        row.key == pattern
-            && match row.which {
-                Which::Any => !is_empty,
-                Which::Begins(unbuilt) => text.starts_with(unbuilt),
-            }
-    };
+    let text = value.as_str().unwrap_or_default();
+    let is_meant = |row: &&Unbuilt| row.key == pattern && text.starts_with(row.begins);
     TABLE.iter().find(is_meant).map(|row| row.instead)
 }

@@ -1,29 +1,33 @@
 //! Builds bottom-up, starts, reloads, drains: the only file that knows everyone.
 //!
-//! Start: metrics, store, queue, tokens, lanes, control surface, listeners. What can fail for
+//! Start: metrics, store, what was made in the console and with it the whole configuration, queue,
+//! tokens, lanes, control surface, listeners. What can fail for
 //! reasons of this machine (a port in use) comes after the store's lock is held and before the
 //! first client is greeted. Stop: the other way round, each part within its share of the drain
 //! limit; whatever is unfinished then is in the store.
 
+pub(crate) mod beginning;
+mod change;
 mod reload;
 pub mod supervise;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use beginning::Beginning;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use crate::{
     admin::{self, Admin},
     clock::{Clock, SystemClock},
-    config::{Config, Sources},
+    config::{Config, Foundation, Sources},
     delivery::{self, Delivery},
     net::tasks::Tasks,
     notify::{self, Notifier},
     oauth::Oauth,
     queue::Queue,
-    store::Store,
+    registry::Registry,
     submission::{self, Submission},
     telemetry::Metrics,
 };
@@ -39,6 +43,10 @@ const REST_DRAIN_MAX: Duration = Duration::from_secs(3);
 const NOTICES_WAITING_MAX: usize = 1;
 /// Reloads that may wait: one runs, one waits with the newest file, more would read the same.
 const RELOADS_WAITING_MAX: usize = 1;
+/// Changes from the console that may wait: each is one person's or one program's.
+const CHANGES_WAITING_MAX: usize = 16;
+/// A crash may forget so much of when API keys were used.
+const KEY_USES_KEPT_EVERY: Duration = Duration::from_secs(600);
 
 /// As many descriptors as the system lets us have: the soft limit of 1024 is meant for programs that
 /// use select(2), and a session takes one.
@@ -77,6 +85,8 @@ struct Inner {
     sources: Sources,
     /// The configuration in force. An async lock: it also makes reloads take turns.
     config: tokio::sync::Mutex<Config>,
+    /// What was made in the console.
+    registry: Registry,
 }
 
 /// The task sets, one a part, so that each can be drained in its turn.
@@ -93,10 +103,10 @@ impl Daemon {
     ///
     /// # Errors
     /// Whatever part could not start, with the remedy. Parts that had started are drained.
-    pub async fn start(config: Config, sources: Sources) -> anyhow::Result<Self> {
+    pub async fn start(foundation: Foundation, sources: Sources) -> anyhow::Result<Self> {
         raise_descriptor_limit();
         let owners = Owners::default();
-        let started = Box::pin(build(config, sources, &owners)).await;
+        let started = Box::pin(build(foundation, sources, &owners)).await;
         match started {
             Ok(built) => Ok(built.into_daemon(owners)),
             Err(error) => {
@@ -137,6 +147,11 @@ impl Daemon {
         });
     }
 
+    /// Where the console is and how to get in; none: there is no console.
+    pub(crate) fn invite(&self) -> Option<admin::api::Invitation> {
+        self.inner.admin.invite()
+    }
+
     /// Stops accepting at once, without waiting for anybody: after the store has failed.
     pub fn stop_accepting(&self) {
         self.inner.owners.submission.stop();
@@ -170,7 +185,8 @@ struct Built {
     notify: Notifier,
     config: Config,
     sources: Sources,
-    reloads: mpsc::Receiver<admin::ReloadRequest>,
+    registry: Registry,
+    requests: reload::Requests,
 }
 
 impl Built {
@@ -187,18 +203,43 @@ impl Built {
                 owners,
                 sources: self.sources,
                 config: tokio::sync::Mutex::new(self.config),
+                registry: self.registry.clone(),
             }),
         };
         let tasks = &daemon.inner.owners.admin;
-        tasks.spawn("reload", reload::serve(daemon.clone(), self.reloads));
+        tasks.spawn("reload", reload::serve(daemon.clone(), self.requests));
+        tasks.spawn("key_uses", keep_key_uses(self.registry, tasks.clone()));
         daemon
     }
 }
 
-async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Result<Built> {
+/// Stores now and then, and at the end, when API keys were last used.
+async fn keep_key_uses(registry: Registry, tasks: Tasks) {
+    let mut ticks = tokio::time::interval(KEY_USES_KEPT_EVERY);
+    loop {
+        let is_over = tokio::select! {
+            _ = ticks.tick() => false,
+            () = tasks.stopped() => true,
+        };
+        if let Err(error) = registry.keep_uses().await {
+            tracing::warn!(event = "key_uses_unsaved", %error);
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+async fn build(foundation: Foundation, sources: Sources, owners: &Owners) -> anyhow::Result<Built> {
     let metrics = Arc::new(Metrics::new());
     let clock: Arc<dyn Clock> = SystemClock::shared();
-    let store = open_store(&config, &metrics).await?;
+    let shared = (Arc::clone(&clock), &metrics);
+    let beginning = Beginning::open(foundation, &sources, shared).await?;
+    let Beginning {
+        store,
+        registry,
+        config,
+    } = beginning;
     let queue = Queue::new(
         config.queue.clone(),
         store.clone(),
@@ -214,18 +255,10 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
         Arc::clone(&metrics),
     );
     let oauth = oauth.await.context("tokens cannot be kept")?;
-    let delivery = Delivery::start(
-        config.delivery.clone(),
-        delivery::Parts {
-            queue: queue.clone(),
-            oauth: oauth.clone(),
-            clock: Arc::clone(&clock),
-            tasks: owners.delivery.clone(),
-            metrics: Arc::clone(&metrics),
-        },
-    );
+    let delivery = start_delivery(&config, (&queue, &oauth, &clock, &metrics), owners);
     let notify = start_notify(&config, &delivery, &clock, owners, &metrics);
     let (reload, reloads) = mpsc::channel(RELOADS_WAITING_MAX);
+    let (changes, changes_wanted) = mpsc::channel(CHANGES_WAITING_MAX);
     let parts = admin::Parts {
         queue: queue.clone(),
         oauth: oauth.clone(),
@@ -235,6 +268,8 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
         metrics: Arc::clone(&metrics),
         notify: notify.clone(),
         reload,
+        registry: registry.clone(),
+        changes,
     };
     let admin = Admin::start(&config.admin, view(&config), parts).await?;
     let parts = submission::Parts {
@@ -255,7 +290,11 @@ async fn build(config: Config, sources: Sources, owners: &Owners) -> anyhow::Res
         notify,
         config,
         sources,
-        reloads,
+        registry,
+        requests: reload::Requests {
+            reloads,
+            changes: changes_wanted,
+        },
     })
 }
 
@@ -280,12 +319,21 @@ fn start_notify(
     Notifier::start(config.notify.clone(), parts)
 }
 
-/// Opening recovers and migrates: disk work, not for a worker thread.
-async fn open_store(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Store> {
-    let config = config.store.clone();
-    let metrics = Arc::clone(metrics);
-    let opened = tokio::task::spawn_blocking(move || Store::open(&config, metrics)).await?;
-    Ok(opened?)
+fn start_delivery(
+    config: &Config,
+    (queue, oauth, clock, metrics): (&Queue, &Oauth, &Arc<dyn Clock>, &Arc<Metrics>),
+    owners: &Owners,
+) -> Delivery {
+    Delivery::start(
+        config.delivery.clone(),
+        delivery::Parts {
+            queue: queue.clone(),
+            oauth: oauth.clone(),
+            clock: Arc::clone(clock),
+            tasks: owners.delivery.clone(),
+            metrics: Arc::clone(metrics),
+        },
+    )
 }
 
 /// What pages and listings show of the configuration.
@@ -305,5 +353,13 @@ fn view(config: &Config) -> admin::View {
         state_dir: config.store.state_dir.clone(),
         config_file: config.file.clone(),
         public_url: config.admin.public_url.clone(),
+        password_hash: config.admin.password_hash.clone(),
+        settings: config.settings.clone(),
+        warnings: config.warnings.clone(),
+        written: config.written.clone(),
+        providers: (config.oauth.providers.iter())
+            .map(|(name, provider)| (name.clone(), provider.into()))
+            .collect(),
+        redirect_url: config.admin.redirect_url(),
     }
 }

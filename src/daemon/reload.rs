@@ -7,24 +7,30 @@ use tokio::sync::mpsc;
 
 use super::{Daemon, view};
 use crate::{
-    admin::{ReloadRequest, api::Reloaded},
+    admin::{ReloadRequest, api::Reloaded, made::ChangeRequest},
     config::Config,
+    registry::Entries,
 };
 
+/// What the control surface asks for.
+pub(super) struct Requests {
+    pub(super) reloads: mpsc::Receiver<ReloadRequest>,
+    pub(super) changes: mpsc::Receiver<ChangeRequest>,
+}
+
 /// Answers the wishes that come over the control surface, until the daemon stops.
-pub(super) async fn serve(daemon: Daemon, mut requests: mpsc::Receiver<ReloadRequest>) {
+pub(super) async fn serve(daemon: Daemon, mut requests: Requests) {
     let tasks = daemon.inner.owners.admin.clone();
     loop {
-        let request = tokio::select! {
-            request = requests.recv() => request,
+        tokio::select! {
+            Some(ReloadRequest(answer)) = requests.reloads.recv() => {
+                let reloaded = daemon.reload_all().await;
+                if answer.send(reloaded).is_err() {
+                    tracing::debug!(event = "client_left", name = "reload");
+                }
+            }
+            Some(request) = requests.changes.recv() => daemon.serve_change(request).await,
             () = tasks.stopped() => return,
-        };
-        let Some(ReloadRequest(answer)) = request else {
-            return;
-        };
-        let reloaded = daemon.reload_all().await;
-        if answer.send(reloaded).is_err() {
-            tracing::debug!(event = "client_left", name = "reload");
         }
     }
 }
@@ -36,7 +42,10 @@ impl Daemon {
     /// Every problem; the old configuration is then in force.
     pub(super) async fn reload_all(&self) -> Result<Reloaded, Vec<String>> {
         let mut current = self.inner.config.lock().await;
-        let outcome = self.apply(&current).await;
+        let outcome = match self.read_anew().await {
+            Ok(new) => self.apply(&current, new).await,
+            Err(problems) => Err(problems),
+        };
         match outcome {
             Ok(new) => {
                 let restart_needed = restart_needed(&current, &new);
@@ -56,18 +65,27 @@ impl Daemon {
         }
     }
 
-    async fn apply(&self, old: &Config) -> Result<Config, Vec<String>> {
-        let sources = self.inner.sources.clone();
-        let loaded = tokio::task::spawn_blocking(move || Config::load(&sources)).await;
-        let new = loaded
-            .map_err(|error| vec![error.to_string()])?
-            .map_err(|problems| {
-                problems
-                    .0
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-            })?;
+    /// The file as it is now, with what was made in the console below it.
+    async fn read_anew(&self) -> Result<Config, Vec<String>> {
+        let entries = || (*self.inner.registry.entries()).clone();
+        let mut new = self.load_told(entries()).await?;
+        if self.take_key(&new).await? {
+            new = self.load_told(entries()).await?;
+        }
+        for warning in &new.warnings {
+            tracing::warn!(event = "config_warning", warning);
+        }
+        Ok(new)
+    }
+
+    async fn load_told(&self, entries: Entries) -> Result<Config, Vec<String>> {
+        let loaded = self.load(entries).await;
+        let loaded = loaded.map_err(|refused| refused.problems)?;
+        loaded.map_err(|problems| problems.0.iter().map(ToString::to_string).collect())
+    }
+
+    /// Gives every part the new configuration, or all of them the old one.
+    pub(super) async fn apply(&self, old: &Config, new: Config) -> Result<Config, Vec<String>> {
         let reconfigured = (self.submission)
             .reconfigure(new.listeners.clone(), new.rules.clone())
             .await;
@@ -91,7 +109,7 @@ impl Daemon {
 }
 
 /// The keys that differ and are only looked at when the daemon starts.
-fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
+pub(super) fn restart_needed(old: &Config, new: &Config) -> Vec<String> {
     let differs = [
         ("state_dir", old.store.state_dir != new.store.state_dir),
         ("queue", old.queue.retry != new.queue.retry),

@@ -12,7 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Daemon;
 use crate::{
-    config::{Config, Sources},
+    admin::api::Invitation,
+    config::{Foundation, Sources},
     store::Filter,
 };
 
@@ -25,11 +26,11 @@ const WATCHDOG_ROUNDS: u32 = 3;
 ///
 /// # Errors
 /// What kept it from starting, with the remedy.
-pub async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
+pub async fn run(foundation: Foundation, sources: Sources) -> anyhow::Result<ExitCode> {
     // Before anything else: a signal during the start must not kill half-way through a migration.
     let mut signals = Signals::install().context("signals cannot be handled")?;
     let daemon = tokio::select! {
-        daemon = Box::pin(Daemon::start(config, sources)) => daemon?,
+        daemon = Box::pin(Daemon::start(foundation, sources)) => daemon?,
         name = signals.end() => {
             tracing::info!(event = "stopped", signal = name);
             return Ok(ExitCode::SUCCESS);
@@ -76,6 +77,11 @@ fn announce(daemon: &Daemon) {
     }
     if let Some(address) = daemon.console {
         tracing::info!(event = "listening", listener = "console", %address);
+    }
+    // As Jupyter does: who may read where the daemon was started may log in. The code in the address
+    // is good once, and for an hour.
+    if let Some(Invitation { url: Some(url), .. }) = daemon.invite() {
+        tracing::info!(event = "console", %url);
     }
 }
 

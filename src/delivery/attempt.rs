@@ -467,7 +467,10 @@ impl Lane {
         if let Some((recipients, Some(reply))) = last_reply(RecipientState::Bounced) {
             counted("bounced");
             closed("bounced", recipients);
-            tracing::info!(event = "bounced", %queue_id, %account, %smarthost, recipients, %reply, attempt, elapsed_ms);
+            let reason = plan.bounce.map(|verdict| verdict.reason);
+            let remedy = plan.bounce.map(|verdict| self.remedy(&verdict));
+            let remedy = remedy.as_deref().filter(|remedy| !remedy.is_empty());
+            tracing::info!(event = "bounced", %queue_id, %account, %smarthost, recipients, reason, remedy, %reply, attempt, elapsed_ms);
         }
         if let Some((recipients, _)) = last_reply(RecipientState::Expired) {
             counted("expired");

@@ -302,6 +302,7 @@ mod tests {
             },
             sender: super::super::SenderRule::default(),
             fallback: None,
+            is_stopped: false,
         }
     }
 

@@ -42,10 +42,20 @@ enum Why {
     Held(Diagnosis),
     /// No token for now; a new one ends it.
     Token,
-    /// The server cannot be reached, or wants us to go slower.
+    /// The server cannot be reached or used.
+    Away,
+    /// The server wants us to go slower.
     Paused,
     /// A limit must pass: the day's recipients, ours or the provider's.
     Quota,
+    /// An operator said so; nothing else ends it.
+    Stopped(Diagnosis),
+}
+
+impl Closed {
+    fn is_stopped(&self) -> bool {
+        matches!(self.why, Why::Stopped(_))
+    }
 }
 
 /// What a message may do now.
@@ -76,6 +86,17 @@ impl Gate {
             narrowed_until: now,
             strikes: 0,
         }
+    }
+
+    /// An operator has stopped the account: closed for the life of the gate.
+    pub(crate) fn stop(&mut self, account: &str, now: Instant) {
+        let diagnosis = Diagnosis {
+            reason: "stopped by an operator".into(),
+            remedy: format!(
+                "release it in the console (Accounts), or POST /api/v1/accounts/{account}/release"
+            ),
+        };
+        self.close(Why::Stopped(diagnosis), now + STOPPED_FOR);
     }
 
     /// Asks without entering.
@@ -133,7 +154,7 @@ impl Gate {
 
     /// A person must act. Whether that is news.
     pub(crate) fn hold(&mut self, diagnosis: Diagnosis, now: Instant) -> bool {
-        let news = self.held() != Some(&diagnosis);
+        let news = self.held() != Some(&diagnosis) && !self.is_stopped();
         self.close(Why::Held(diagnosis), now + PROBE_EVERY);
         news
     }
@@ -152,7 +173,7 @@ impl Gate {
             return closed.until - now;
         }
         let wait = self.strike(jitter);
-        self.close(Why::Paused, now + wait);
+        self.close(Why::Away, now + wait);
         wait
     }
 
@@ -164,7 +185,7 @@ impl Gate {
             self.narrowed_until = now + wait;
         }
         let why = if narrower { Why::Paused } else { Why::Quota };
-        let is_pause = |closed: &Closed| matches!(closed.why, Why::Paused | Why::Quota);
+        let is_pause = |closed: &Closed| matches!(closed.why, Why::Away | Why::Paused | Why::Quota);
         if !matches!(&self.closed, Some(c) if c.until > now + wait || !is_pause(c)) {
             self.close(why, now + wait);
         }
@@ -180,13 +201,14 @@ impl Gate {
     /// Whether it is closed for so long that mail had better go by another account.
     pub(crate) fn gives_way(&self, now: Instant) -> bool {
         self.closed.as_ref().is_some_and(|closed| {
-            now < closed.until && matches!(closed.why, Why::Held(_) | Why::Quota)
+            let gives_way = matches!(closed.why, Why::Held(_) | Why::Stopped(_) | Why::Quota);
+            now < closed.until && gives_way
         })
     }
 
     /// A person or a new token says: try now. The diagnosis stays until a message has passed.
     pub(crate) fn try_now(&mut self, now: Instant) {
-        if let Some(closed) = &mut self.closed {
+        if let Some(closed) = self.closed.as_mut().filter(|it| !it.is_stopped()) {
             closed.until = now;
         }
     }
@@ -194,8 +216,8 @@ impl Gate {
     /// The hold's diagnosis.
     pub(crate) fn held(&self) -> Option<&Diagnosis> {
         match &self.closed.as_ref()?.why {
-            Why::Held(diagnosis) => Some(diagnosis),
-            Why::Token | Why::Paused | Why::Quota => None,
+            Why::Held(diagnosis) | Why::Stopped(diagnosis) => Some(diagnosis),
+            Why::Token | Why::Away | Why::Paused | Why::Quota => None,
         }
     }
 
@@ -223,9 +245,9 @@ impl Gate {
     pub(crate) fn state(&self, now: Instant) -> Option<&'static str> {
         match &self.closed {
             Some(closed) => Some(match closed.why {
-                Why::Held(_) => "held",
+                Why::Held(_) | Why::Stopped(_) => "held",
                 Why::Token => "token",
-                Why::Paused => "paused",
+                Why::Away | Why::Paused => "paused",
                 Why::Quota => "quota",
             }),
             None => (self.width(now) < self.width_max).then_some("throttled"),
@@ -237,21 +259,36 @@ impl Gate {
         self.strikes
     }
 
+    /// Whether it is closed because the server or the token could not be had, until a message has
+    /// passed. A server that only wants us to go slower fails nothing.
+    pub(crate) fn is_failing(&self) -> bool {
+        let closed = self.closed.as_ref();
+        closed.is_some_and(|closed| matches!(closed.why, Why::Away | Why::Token))
+    }
+
     /// Until when it is closed without being on hold.
     pub(crate) fn paused_until(&self, now: Instant) -> Option<Instant> {
         let closed = self.closed.as_ref()?;
-        (!matches!(closed.why, Why::Held(_)) && closed.until > now).then_some(closed.until)
+        let is_held = matches!(closed.why, Why::Held(_) | Why::Stopped(_));
+        (!is_held && closed.until > now).then_some(closed.until)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.closed.as_ref().is_some_and(Closed::is_stopped)
     }
 
     fn close(&mut self, why: Why, until: Instant) {
+        if self.is_stopped() {
+            return;
+        }
         let (was, trial) = match self.closed.take() {
             Some(closed) => (Some(closed.why), closed.trial),
             None => (None, false),
         };
         // Other trouble on top of a hold does not hide what a person must do.
         let why = match (was, why) {
-            (Some(held @ Why::Held(_)), Why::Token | Why::Paused | Why::Quota) => held,
-            (Some(quota @ Why::Quota), Why::Paused) => quota,
+            (Some(held @ Why::Held(_)), Why::Token | Why::Away | Why::Paused | Why::Quota) => held,
+            (Some(quota @ Why::Quota), Why::Away | Why::Paused) => quota,
             (_, why) => why,
         };
         self.closed = Some(Closed { why, until, trial });
@@ -266,6 +303,8 @@ impl Gate {
     }
 }
 
+/// No gate lives as long: a release starts the lane anew.
+const STOPPED_FOR: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// A hold is tried again so often without anybody asking: a switch flipped at the provider tells
 /// nobody.
 const PROBE_EVERY: Duration = Duration::from_secs(600);
@@ -346,12 +385,14 @@ mod tests {
             assert_eq!(gate.enter(now), Pass::Go);
             gate.leave();
         }
+        assert!(gate.is_failing(), "the trial has shown nothing yet");
         assert_eq!(waits.first(), Some(&STRIKE_FIRST));
         assert_eq!(waits.last(), Some(&STRIKE_MAX));
         assert!(waits.is_sorted());
         assert_eq!(gate.enter(now), Pass::Go);
         gate.works();
         gate.leave();
+        assert!(!gate.is_failing());
         assert_eq!(
             gate.fails(0.0, now),
             STRIKE_FIRST / 2,
@@ -370,6 +411,7 @@ mod tests {
             "a message that still passed does not lift a pause"
         );
         assert!(gate.paused_until(now).is_some());
+        assert!(!gate.is_failing());
         gate.leave();
         let mut later = now + Duration::from_secs(60);
         assert_eq!(gate.enter(later), Pass::Go);
@@ -381,6 +423,19 @@ mod tests {
         assert_eq!(gate.enter(later), Pass::Busy);
         later += WIDEN_AFTER;
         assert_eq!(gate.enter(later), Pass::Go);
+    }
+
+    #[test]
+    fn a_server_that_is_back_and_throttles_fails_no_longer() {
+        let mut now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        now += gate.fails(1.0, now);
+        assert_eq!(gate.enter(now), Pass::Go);
+        assert!(gate.is_failing());
+        gate.slow(Duration::from_secs(60), true, now);
+        gate.leave();
+        assert!(!gate.is_failing());
+        assert!(gate.paused_until(now).is_some());
     }
 
     #[test]
@@ -432,6 +487,32 @@ mod tests {
             gate.slow(wait * 2, true, now);
         });
         assert_eq!(both, (true, false));
+    }
+
+    /// Whatever happens: a new token, `retry`, trouble of other kinds, time.
+    #[test]
+    fn what_an_operator_stopped_stays_stopped() {
+        let now = Instant::now();
+        let mut gate = Gate::new(2, now);
+        gate.stop("alerts", now);
+        let reason = |gate: &Gate| gate.held().map(|told| told.reason.clone());
+        let told = reason(&gate);
+        assert!(told.is_some());
+        gate.try_now(now);
+        assert!(!gate.hold(diagnosis("off"), now));
+        gate.no_token(0.5, now);
+        gate.fails(0.5, now);
+        gate.slow(Duration::from_secs(1), true, now);
+        let later = now + Duration::from_secs(86_400);
+        let pass = gate.enter(later);
+        assert!(
+            matches!(pass, Pass::Closed { token: false, .. }),
+            "{pass:?}"
+        );
+        assert!(!gate.works());
+        assert_eq!((reason(&gate), gate.state(later)), (told, Some("held")));
+        assert_eq!(gate.paused_until(later), None);
+        assert!(gate.gives_way(later));
     }
 
     #[test]

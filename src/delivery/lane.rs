@@ -106,9 +106,14 @@ impl Lane {
     ) -> Arc<Self> {
         let parts = all.parts.clone();
         let now = Instant::now();
+        let mut gate = Gate::new(account.limits.connections, now);
+        if account.is_stopped {
+            gate.stop(account.name.as_str(), now);
+            tracing::warn!(event = "held", account = %account.name, reason = "stopped by an operator");
+        }
         let lane = Arc::new(Self {
             state: Mutex::new(State {
-                gate: Gate::new(account.limits.connections, now),
+                gate,
                 pace: Pace::new(&account.limits, now),
                 width: Width::new(account.limits.recipients_per_message),
                 started: false,
@@ -214,6 +219,7 @@ impl Lane {
         LaneStatus {
             held: state.gate.held().cloned(),
             paused_until,
+            failing: state.gate.is_failing(),
             trouble: state.trouble.clone(),
             last_delivery_at: state.last_delivery_at,
             limits: self.account.limits.clone(),

@@ -109,6 +109,8 @@ pub struct Account {
     pub sender: SenderRule,
     /// The account that sends its mail while it is on hold or over its daily limit.
     pub fallback: Option<AccountName>,
+    /// Whether an operator has stopped it: nothing is sent until the operator lets it go on.
+    pub is_stopped: bool,
 }
 
 /// By which way an account's mail goes.
@@ -192,6 +194,8 @@ pub struct LaneStatus {
     pub held: Option<Diagnosis>,
     /// Not before then (throttled, or the connection failed).
     pub paused_until: Option<Timestamp>,
+    /// The server or a token could not be had, and no message has passed since.
+    pub failing: bool,
     /// What last kept the account from sending; it says why while there is a pause, and may be over
     /// else.
     pub trouble: String,

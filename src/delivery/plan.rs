@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) outcomes: Vec<(usize, RecipientState, Option<Reply>)>,
     /// Recipients given up, with what is told about them.
     pub(crate) failed: Vec<(usize, &'static str)>,
+    /// The last reply's verdict that gave one up.
+    pub(crate) bounce: Option<Verdict>,
     /// Recipients the provider has taken.
     pub(crate) delivered: Vec<usize>,
     /// What happens to recipients still open.
@@ -56,6 +58,7 @@ impl Plan {
         Self {
             outcomes: Vec::new(),
             failed: Vec::new(),
+            bounce: None,
             delivered: Vec::new(),
             next: Next::Schedule,
             counted: false,
@@ -136,6 +139,7 @@ impl Plan {
             }
             Action::Bounce => {
                 self.failed.push((index, verdict.reason));
+                self.bounce = Some(verdict);
                 RecipientState::Bounced
             }
             // It has not had its turn.

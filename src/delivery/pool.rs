@@ -2,7 +2,8 @@
 //!
 //! The one used last is taken first, so that under little load few stay open; the others are closed
 //! after a while. No NOOP before reuse: a connection that died shows it at MAIL, before anything is
-//! lost, and the message goes on a fresh one at once.
+//! lost, and the message goes on a fresh one at once. None lives for long, however busy it is: a name
+//! that has moved to another address is followed, and a server that is being drained gets rid of us.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -24,6 +25,8 @@ pub(crate) struct Live {
     /// Resolves when the outcome of its last message is stored. Until then it may carry everything
     /// of the next message but its end: a crash repeats at most one message a connection.
     pub(crate) settled: Option<oneshot::Receiver<()>>,
+    /// When it was made.
+    pub(crate) since: Instant,
 }
 
 impl Live {
@@ -34,6 +37,24 @@ impl Live {
             generation: 0,
             reused: false,
             settled: None,
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether it has carried mail for so long that another one is due.
+    pub(crate) fn is_old(&self, now: Instant) -> bool {
+        now.duration_since(self.since) >= AGE_MAX
+    }
+
+    /// Closes it. One whose last outcome did not get stored goes without a word, as after a crash:
+    /// that message may come again. Takes at most as long as a commit and a goodbye.
+    pub(crate) async fn retire(self) {
+        let is_settled = match self.settled {
+            Some(settled) => settled.await.is_ok(),
+            None => true,
+        };
+        if is_settled {
+            self.connection.quit().await;
         }
     }
 }
@@ -79,3 +100,6 @@ impl Pool {
 
 /// A burst of mail ends well within it, and no server closes earlier.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+/// As Postfix has it (`smtp_connection_reuse_time_limit`); a handshake more in so long costs nothing,
+/// and Exchange closes at twenty minutes.
+const AGE_MAX: Duration = Duration::from_secs(300);

@@ -56,8 +56,12 @@ enum Refusal {
 impl Lane {
     /// A connection on which MAIL can be said: an idle one, else a new one.
     pub(crate) async fn connection(&self, fresh: bool) -> Result<Live, Trouble> {
-        if !fresh && let Some(live) = self.pool.take() {
-            return Ok(live);
+        while !fresh && let Some(live) = self.pool.take() {
+            if !live.is_old(Instant::now()) {
+                return Ok(live);
+            }
+            // Before another is opened: both at once may be one more than the provider takes.
+            live.retire().await;
         }
         tokio::select! {
             biased;

@@ -18,14 +18,16 @@ use tokio::{
 use url::Url;
 
 use super::{
-    AccessToken, Config, Diagnosis, Error, Grant, Key, Kind, Reached, Rotated, Service, SignIn,
-    Status, TokenError, expiry,
+    AccessToken, Config, Diagnosis, Error, Grant, Key, Kind, Reached, Rotated, Seal, Service,
+    SignIn, Status, TokenError,
+    draft::{Apply, Arriving},
+    expiry,
     grant::{Grants, Profile, authorization_url},
     identity::{Refused, Stranger},
-    refresher::{self, Beginning, Command, Handle, Parts, Serve},
+    refresher::{self, Arrived, Beginning, Command, Handle, Parts, Serve},
     response::Granted,
     seal::Sealer,
-    sign_in::{self, BROWSER_PATIENCE, Begun, Browser, SignIns},
+    sign_in::{self, BROWSER_PATIENCE, Begun, Browser, Returned, SignIns},
     vault::Vault,
 };
 use crate::{
@@ -36,15 +38,17 @@ use crate::{
 const DEVICE_PATIENCE_MAX: Duration = Duration::from_secs(3600);
 
 /// How long a fetch without a person may take before the one who waits is told.
-const UNATTENDED_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const UNATTENDED_PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) parts: Parts,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     accounts: Mutex<Accounts>,
     sign_ins: Mutex<SignIns>,
+    /// What sign-ins of drafts have brought, until the configuration has the draft.
+    arriving: Mutex<Arriving>,
     /// Two rotations at once would each forget the other's key.
     rotating: tokio::sync::Mutex<()>,
     /// Rises with each change of configuration, for those who wait for an account to appear.
@@ -80,6 +84,7 @@ impl Keeper {
             tasks,
             accounts: Mutex::default(),
             sign_ins: Mutex::default(),
+            arriving: Mutex::default(),
             rotating: tokio::sync::Mutex::default(),
             changes: watch::Sender::new(0),
         }
@@ -89,11 +94,15 @@ impl Keeper {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sign_ins(&self) -> MutexGuard<'_, SignIns> {
+    pub(super) fn sign_ins(&self) -> MutexGuard<'_, SignIns> {
         self.sign_ins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle(&self, account: &AccountName) -> Option<Handle> {
+    pub(super) fn arriving(&self) -> MutexGuard<'_, Arriving> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn handle(&self, account: &AccountName) -> Option<Handle> {
         self.accounts().handles.get(account).cloned()
     }
 
@@ -126,22 +135,26 @@ impl Keeper {
             .providers
             .into_values()
             .map(|provider| provider.redirect_url);
-        let told = self
-            .accounts()
-            .change(profiles, Arc::new(sealer), |beginning| {
+        let told = {
+            let mut accounts = self.accounts();
+            let mut arriving = self.arriving();
+            accounts.change(profiles, Arc::new(sealer), &mut arriving, |beginning| {
                 let Start {
                     profile,
                     sealer,
                     predecessor,
+                    arrived,
                 } = beginning;
                 let stored = stored.remove(&profile.name);
                 let beginning = Beginning {
                     stored,
                     predecessor,
+                    arrived,
                 };
                 let tasks = self.tasks.child();
                 refresher::start(self.parts.clone(), profile, sealer, beginning, &tasks)
-            });
+            })
+        };
         let mut redirect_urls: Vec<Url> = urls.collect();
         redirect_urls.sort();
         redirect_urls.dedup();
@@ -247,7 +260,11 @@ impl Keeper {
     }
 
     /// See [`super::Oauth::rotate_key`].
-    pub(super) async fn rotate_key(&self) -> Result<Rotated, Error> {
+    pub(super) async fn rotate_key<F, R>(&self, others: F) -> Result<Rotated, Error>
+    where
+        F: FnOnce(Seal) -> R,
+        R: Future<Output = Result<usize, crate::store::Error>>,
+    {
         let _one_at_a_time = self.rotating.lock().await;
         let key = self.accounts().key.clone();
         let key = key.ok_or_else(|| Error::Account(stopping().to_string()))?;
@@ -272,7 +289,10 @@ impl Keeper {
             drop(stored.await);
         }
         let alone = staged.first();
-        let mut rotated = Rotated::default();
+        let mut rotated = Rotated {
+            resealed: others(Seal::of(&staged)).await?,
+            ..Rotated::default()
+        };
         for token in self.parts.vault.tokens().await? {
             let token = match handles.contains_key(&token.account) {
                 true => token,
@@ -336,7 +356,9 @@ impl Keeper {
     }
 
     pub(super) fn redirect_urls(&self) -> Vec<Url> {
-        self.accounts().redirect_urls.clone()
+        let mut urls = self.accounts().redirect_urls.clone();
+        urls.extend(self.sign_ins().redirect_urls().cloned());
+        urls
     }
 
     pub(super) async fn sign_out(&self, account: &AccountName) -> Result<Option<Diagnosis>, Error> {
@@ -363,22 +385,29 @@ impl Keeper {
                 _,
             ) => Ok(self.begin_unattended(handle)),
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
-                self.begin_device(handle).await
+                self.begin_device(&handle.profile, None).await
             }
-            (Grant::AuthorizationCode, false) => self.begin_browser(&handle.profile).await,
+            (Grant::AuthorizationCode, false) => self.begin_browser(&handle.profile, None).await,
         }
     }
 
-    async fn begin_browser(&self, profile: &Arc<Profile>) -> Result<SignIn, Error> {
+    /// `apply`: the profile is a draft.
+    pub(super) async fn begin_browser(
+        &self,
+        profile: &Arc<Profile>,
+        apply: Option<Apply>,
+    ) -> Result<SignIn, Error> {
         let endpoints = self.parts.grants.endpoints(profile).await;
         let endpoints = endpoints.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let browser = Browser::new(verifier, &endpoints);
         let url =
             authorization_url(profile, &endpoints, &browser, challenge).map_err(Error::Provider)?;
-        let begun = self
-            .sign_ins()
-            .begin(profile, BROWSER_PATIENCE, Some(browser));
+        let browser = Some(browser);
+        let begun = match apply {
+            None => self.sign_ins().begin(profile, BROWSER_PATIENCE, browser),
+            Some(_) => (self.sign_ins()).begin_draft(profile, BROWSER_PATIENCE, browser, apply),
+        };
         Ok(SignIn::Browser {
             id: begun.id,
             url: url.into(),
@@ -389,12 +418,19 @@ impl Keeper {
         })
     }
 
-    async fn begin_device(self: &Arc<Self>, handle: Handle) -> Result<SignIn, Error> {
-        let profile = Arc::clone(&handle.profile);
-        let answer = self.parts.grants.begin_device(&profile).await;
+    /// `apply`: the profile is a draft.
+    pub(super) async fn begin_device(
+        self: &Arc<Self>,
+        profile: &Arc<Profile>,
+        apply: Option<Apply>,
+    ) -> Result<SignIn, Error> {
+        let answer = self.parts.grants.begin_device(profile).await;
         let begun_there = answer.map_err(|failure| Error::Provider(sign_in::told(*failure)))?;
         let patience = begun_there.expires_in().min(DEVICE_PATIENCE_MAX);
-        let begun = self.sign_ins().begin(&profile, patience, None);
+        let begun = match apply {
+            None => self.sign_ins().begin(profile, patience, None),
+            Some(_) => self.sign_ins().begin_draft(profile, patience, None, None),
+        };
         let sign_in = SignIn::Device {
             id: begun.id.clone(),
             verification_uri: begun_there.verification_uri().to_string(),
@@ -404,38 +440,38 @@ impl Keeper {
             user_code: begun_there.user_code().secret().clone(),
             expires_at: self.in_future(patience),
         };
-        let keeper = Arc::clone(self);
+        let (keeper, profile) = (Arc::clone(self), Arc::clone(profile));
         self.tasks.spawn("device_sign_in", async move {
-            keeper
-                .poll_device(handle, begun, begun_there, patience)
-                .await;
+            let there = (begun_there, patience);
+            keeper.poll_device(&profile, begun, there, apply).await;
         });
         Ok(sign_in)
     }
 
     async fn poll_device(
         &self,
-        handle: Handle,
+        profile: &Arc<Profile>,
         begun: Begun,
-        begun_there: StandardDeviceAuthorizationResponse,
-        patience: Duration,
+        (begun_there, patience): (StandardDeviceAuthorizationResponse, Duration),
+        apply: Option<Apply>,
     ) {
-        let profile = Arc::clone(&handle.profile);
-        let polled = self
-            .parts
-            .grants
-            .poll_device(&profile, &begun_there, patience);
+        let grants = &self.parts.grants;
+        let polled = grants.poll_device(profile, &begun_there, patience);
         let granted = tokio::select! {
             () = begun.cancelled.cancelled() => return,
             () = self.tasks.stopped() => return,
             granted = polled => granted,
         };
-        let result = match granted {
-            Ok(granted) => self.adopt(&profile, granted, None).await,
-            Err(failure) => Err(sign_in::told(*failure).into()),
+        let result = match (granted, apply) {
+            (Ok(granted), None) => self.adopt(profile, granted, None).await,
+            (Ok(granted), Some(apply)) => {
+                let brought = (granted, None);
+                self.adopt_draft(&begun.id, profile, brought, apply).await
+            }
+            (Err(failure), _) => Err(sign_in::told(*failure).into()),
         };
         // Whoever waits is told; nobody else asks.
-        self.settle(&begun.id, &profile, result).unwrap_or_default();
+        self.settle(&begun.id, profile, result).unwrap_or_default();
     }
 
     fn begin_unattended(self: &Arc<Self>, handle: Handle) -> SignIn {
@@ -461,12 +497,27 @@ impl Keeper {
     pub(super) async fn sign_in_result(&self, id: &str) -> Result<(), Diagnosis> {
         let waiter = self.sign_ins().waiter(id);
         let (mut outcome, deadline) = waiter.ok_or_else(sign_in::unknown)?;
-        let ended = tokio::time::timeout_at(deadline, outcome.wait_for(Option::is_some)).await;
-        match ended {
-            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Err(sign_in::unknown())),
-            Ok(Err(_)) => Err(sign_in::unknown()),
-            Err(_) => Err(sign_in::timed_out()),
-        }
+        let ended = tokio::time::timeout_at(deadline, outcome.wait_for(Option::is_some));
+        let ended = ended
+            .await
+            .map(|ended| ended.map(|outcome| outcome.clone()));
+        let ended = match ended {
+            Ok(ended) => ended,
+            // What has begun in time is told as it ends.
+            Err(_) if self.sign_ins().is_applying(id) => {
+                let ended = outcome.wait_for(Option::is_some).await;
+                ended.map(|outcome| outcome.clone())
+            }
+            Err(_) => return Err(sign_in::timed_out()),
+        };
+        ended
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| Err(sign_in::unknown()))
+    }
+
+    pub(super) fn cancel_sign_in(&self, id: &str) -> bool {
+        self.sign_ins().cancel(id)
     }
 
     pub(super) async fn callback(self: &Arc<Self>, query: &str) -> Result<AccountName, Diagnosis> {
@@ -476,32 +527,32 @@ impl Keeper {
         let keeper = Arc::clone(self);
         // A task of its own: a browser that leaves now must not lose a code already redeemed.
         self.tasks.spawn("browser_sign_in", async move {
-            let profile = returned.profile;
-            let nonce = returned.nonce.as_deref();
-            let result = match returned.code {
-                Ok(code) => {
-                    keeper
-                        .redeem(&profile, code, returned.verifier, nonce)
-                        .await
-                }
-                Err(diagnosis) => Err(diagnosis.into()),
-            };
-            drop(reply.send(keeper.settle(&returned.id, &profile, result)));
+            let (id, profile) = (returned.id.clone(), Arc::clone(&returned.profile));
+            let result = keeper.redeem(returned).await;
+            drop(reply.send(keeper.settle(&id, &profile, result)));
         });
         answer.await.unwrap_or_else(|_| Err(stopped()))?;
         Ok(account)
     }
 
-    async fn redeem(
-        &self,
-        profile: &Arc<Profile>,
-        code: String,
-        verifier: oauth2::PkceCodeVerifier,
-        nonce: Option<&str>,
-    ) -> Result<(), Refused> {
-        let granted = self.parts.grants.redeem(profile, code, verifier).await;
+    async fn redeem(&self, returned: Returned) -> Result<(), Refused> {
+        let Returned {
+            id,
+            profile,
+            verifier,
+            nonce,
+            apply,
+            code,
+        } = returned;
+        let granted = self.parts.grants.redeem(&profile, code?, verifier).await;
         let granted = granted.map_err(|failure| sign_in::told(*failure))?;
-        self.adopt(profile, granted, nonce).await
+        match apply {
+            None => self.adopt(&profile, granted, nonce.as_deref()).await,
+            Some(apply) => {
+                let brought = (granted, nonce.as_deref());
+                self.adopt_draft(&id, &profile, brought, apply).await
+            }
+        }
     }
 
     /// Hands what a sign-in brought to the account's refresher, if the account is still the one
@@ -547,7 +598,7 @@ impl Keeper {
 
     /// Records and logs how a sign-in ended. Names of people are fields of their own: whether they
     /// are written is the operator's choice.
-    fn settle(
+    pub(super) fn settle(
         &self,
         id: &str,
         profile: &Profile,
@@ -587,6 +638,7 @@ struct Start {
     profile: Arc<Profile>,
     sealer: Arc<Sealer>,
     predecessor: Option<mpsc::Sender<Command>>,
+    arrived: Option<Arrived>,
 }
 
 impl Accounts {
@@ -595,8 +647,15 @@ impl Accounts {
         &mut self,
         profiles: BTreeMap<AccountName, Profile>,
         sealer: Arc<Sealer>,
+        arriving: &mut Arriving,
         mut start: impl FnMut(Start) -> Handle,
     ) -> Vec<(mpsc::Sender<Command>, Command)> {
+        let mut arrived = |profile: &Profile| {
+            let (signed_in, _) = arriving.get(&profile.name)?;
+            let is_meant = **signed_in == *profile;
+            let found = is_meant.then(|| arriving.remove(&profile.name));
+            found.flatten().map(|(_, arrived)| arrived)
+        };
         let mut told = Vec::new();
         self.retired.retain(|_, commands| !commands.is_closed());
         let gone = |name: &AccountName| !profiles.contains_key(name);
@@ -612,15 +671,17 @@ impl Accounts {
             match self.handles.get_mut(&name) {
                 Some(handle) if same_key && *handle.profile == profile => {}
                 Some(handle) => {
+                    let arrived = arrived(&profile).map(Box::new);
                     handle.profile = Arc::new(profile);
-                    let profile = Arc::clone(&handle.profile);
-                    let sealer = Arc::clone(&sealer);
-                    told.push((
-                        handle.commands.clone(),
-                        Command::Configure { profile, sealer },
-                    ));
+                    let command = Command::Configure {
+                        profile: Arc::clone(&handle.profile),
+                        sealer: Arc::clone(&sealer),
+                        arrived,
+                    };
+                    told.push((handle.commands.clone(), command));
                 }
                 None => {
+                    let arrived = arrived(&profile);
                     let predecessor = self.retired.remove(&name);
                     let sealer = Arc::clone(&sealer);
                     let profile = Arc::new(profile);
@@ -628,6 +689,7 @@ impl Accounts {
                         profile,
                         sealer,
                         predecessor,
+                        arrived,
                     });
                     self.handles.insert(name, handle);
                 }
@@ -680,7 +742,7 @@ fn needs_none(account: &AccountName) -> Error {
     ))
 }
 
-fn stopped() -> Diagnosis {
+pub(super) fn stopped() -> Diagnosis {
     Diagnosis {
         reason: "gatepost is stopping".to_owned(),
         remedy: "try again when it is up".to_owned(),

@@ -6,11 +6,12 @@
 //!
 //! [`preset`]: what is known of providers · `discovery`: what an issuer says of itself · `grant`: the
 //! requests · `response`, `error`: what the answers mean · `identity`: who signed in · `state`: when to
-//! refresh (pure) · `refresher`: the task an account · `sign_in`: sign-ins under way · `seal`: tokens
-//! at rest · `keeper`: all accounts together.
+//! refresh (pure) · `refresher`: the task an account · `sign_in`: sign-ins under way · `draft`: those that put a profile in force · `seal`: tokens
+//! at rest · `secrets`: what others keep under the same key · `keeper`: all accounts together.
 
 mod assertion;
 mod discovery;
+mod draft;
 mod error;
 mod error_table;
 mod expiry;
@@ -22,6 +23,7 @@ pub mod preset;
 mod refresher;
 mod response;
 mod seal;
+mod secrets;
 mod sign_in;
 mod state;
 #[cfg(test)]
@@ -35,8 +37,10 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
+pub use draft::{Applied, Apply, Draft};
 pub use expiry::Warning;
 pub use inspect::{Reached, TokenFacts};
+pub use secrets::Seal;
 use vault::Vault;
 
 use crate::{
@@ -514,6 +518,32 @@ impl Oauth {
         self.keeper.begin_sign_in(account, device).await
     }
 
+    /// Begins a sign-in with a profile that is not in force: a new one, or a change of one. Tokens that
+    /// come and are of use are held ready while `apply` puts the profile in force (which must end in
+    /// [`Oauth::reconfigure`] with exactly this profile); the account's refresher takes them before it
+    /// does anything else, and only then the sign-in's result is told. A refusal, another person, no
+    /// answer in time or a failing `apply` leaves the tokens of before as they are. With a grant
+    /// without a person the fetch of a token is the proof. One sign-in an account: another one that was
+    /// under way is cancelled.
+    ///
+    /// # Errors
+    /// As [`Oauth::begin_sign_in`]; [`Error::Account`] when too many drafts are under way.
+    pub async fn begin_draft_sign_in(
+        &self,
+        draft: Draft,
+        device: bool,
+        apply: Apply,
+    ) -> Result<SignIn, Error> {
+        self.keeper.begin_draft(draft, device, apply).await
+    }
+
+    /// Ends a sign-in that nobody wants any more; its `state` or code is then worth nothing here.
+    /// Whether there was one to end: one that is being put in force goes on.
+    #[must_use]
+    pub fn cancel_sign_in(&self, id: &str) -> bool {
+        self.keeper.cancel_sign_in(id)
+    }
+
     /// Waits until a sign-in has succeeded (token stored), failed or timed out. Cancel safe.
     ///
     /// # Errors
@@ -545,13 +575,19 @@ impl Oauth {
     /// more. A key file gets a new key; where the key is given, its owner has put the new one in front
     /// of the old. A crash at any moment leaves every record openable.
     ///
+    /// `others` seals with the new key what is kept beside the tokens; how many records that were.
+    ///
     /// # Errors
     /// [`Error::Key`], [`Error::Store`]; what was not sealed anew opens with the old key, which stays.
     ///
     /// # Cancel safety
     /// Cancel safe; the old key then stays beside the new one.
-    pub async fn rotate_key(&self) -> Result<Rotated, Error> {
-        self.keeper.rotate_key().await
+    pub async fn rotate_key<F, R>(&self, others: F) -> Result<Rotated, Error>
+    where
+        F: FnOnce(Seal) -> R,
+        R: Future<Output = Result<usize, crate::store::Error>>,
+    {
+        self.keeper.rotate_key(others).await
     }
 
     /// The redirect URLs of all profiles (the console serves their paths).

@@ -182,21 +182,44 @@ impl Sealer {
         version: i64,
         record: &Record,
     ) -> Option<Vec<u8>> {
+        let plain = Zeroizing::new(serde_json::to_vec(record).ok()?);
+        let sealed = self.encrypt(&plain, &bound_to(account, version))?;
+        let mut bytes = Vec::with_capacity(HEADER_LEN + sealed.len());
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&version.to_be_bytes());
+        bytes.extend_from_slice(&sealed);
+        Some(bytes)
+    }
+
+    /// Nonce, ciphertext and tag, under the first key; `bound` is covered as well. `None` when the
+    /// system gives no randomness.
+    pub(super) fn encrypt(&self, plain: &[u8], bound: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).ok()?;
-        let plain = Zeroizing::new(serde_json::to_vec(record).ok()?);
         let payload = Payload {
-            msg: &plain,
-            aad: &bound_to(account, version),
+            msg: plain,
+            aad: bound,
         };
         let cipher = XChaCha20Poly1305::new((&**self.0.first()?).into());
         let sealed = cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
-        let mut bytes = Vec::with_capacity(HEADER_LEN + NONCE_LEN + sealed.len());
-        bytes.push(FORMAT);
-        bytes.extend_from_slice(&version.to_be_bytes());
+        let mut bytes = Vec::with_capacity(NONCE_LEN + sealed.len());
         bytes.extend_from_slice(&nonce);
         bytes.extend_from_slice(&sealed);
         Some(bytes)
+    }
+
+    /// What [`Sealer::encrypt`] was given, by whichever key opens it.
+    pub(super) fn decrypt(&self, bytes: &[u8], bound: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
+        let plain = self.0.iter().find_map(|key| {
+            let payload = Payload {
+                msg: sealed,
+                aad: bound,
+            };
+            let cipher = XChaCha20Poly1305::new((&**key).into());
+            cipher.decrypt(&XNonce::from(*nonce), payload).ok()
+        });
+        plain.map(Zeroizing::new)
     }
 
     /// Opens what the store held: the current record, else the one before it.
@@ -231,24 +254,16 @@ impl Sealer {
         expected: impl Fn(i64) -> bool,
     ) -> Result<Record, Unopened> {
         let (&format, rest) = bytes.split_first().ok_or(Unopened::Format)?;
-        let (version, rest) = rest.split_first_chunk::<8>().ok_or(Unopened::Format)?;
-        let (nonce, sealed) = rest
-            .split_first_chunk::<NONCE_LEN>()
-            .ok_or(Unopened::Format)?;
+        let (version, sealed) = rest.split_first_chunk::<8>().ok_or(Unopened::Format)?;
         let version = i64::from_be_bytes(*version);
-        if format != FORMAT {
+        if format != FORMAT || sealed.len() < NONCE_LEN {
             return Err(Unopened::Format);
         }
         if !expected(version) {
             return Err(Unopened::Seal);
         }
-        let aad = &bound_to(account, version)[..];
-        let plain = self.0.iter().find_map(|key| {
-            let payload = Payload { msg: sealed, aad };
-            let cipher = XChaCha20Poly1305::new((&**key).into());
-            cipher.decrypt(&XNonce::from(*nonce), payload).ok()
-        });
-        let plain = Zeroizing::new(plain.ok_or(Unopened::Seal)?);
+        let plain = self.decrypt(sealed, &bound_to(account, version));
+        let plain = plain.ok_or(Unopened::Seal)?;
         serde_json::from_slice(&plain).map_err(|_| Unopened::Format)
     }
 }

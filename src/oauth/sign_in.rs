@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
 use super::{
-    Diagnosis,
+    Diagnosis, Error,
     discovery::{AnswersAs, Endpoints},
+    draft::Apply,
     error::{self, Failure, Severity},
     grant::Profile,
     response::Refusal,
@@ -22,6 +23,10 @@ use crate::mail::AccountName;
 
 /// How long a person has for the browser.
 pub(super) const BROWSER_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Drafts whose sign-in is under way at once: nobody fills in more forms at the same time, and their
+/// names are not bounded by the configuration.
+const DRAFTS_MAX: usize = 32;
 
 /// Random octets of `state`: 256 bits.
 const STATE_LEN: u32 = 32;
@@ -64,6 +69,18 @@ struct Pending {
     browser: Option<Browser>,
     outcome: watch::Sender<Outcome>,
     cancelled: CancellationToken,
+    stage: Stage,
+}
+
+/// Whether a sign-in is one of a profile that is in force.
+#[derive(Debug)]
+enum Stage {
+    /// It is.
+    InForce,
+    /// Its success puts the profile in force.
+    Draft(Option<Apply>),
+    /// That is happening now.
+    Applying,
 }
 
 /// What the one who began it gets.
@@ -80,11 +97,13 @@ pub(super) struct Returned {
     pub(super) profile: Arc<Profile>,
     pub(super) verifier: PkceCodeVerifier,
     pub(super) nonce: Option<String>,
+    /// What puts the profile in force, if it is a draft.
+    pub(super) apply: Option<Apply>,
     /// The code, or why there is none.
     pub(super) code: Result<String, Diagnosis>,
 }
 
-/// All sign-ins, at most one an account: bounded by the configuration.
+/// All sign-ins, at most one an account: bounded by the configuration, and by [`DRAFTS_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct SignIns(BTreeMap<AccountName, Pending>);
 
@@ -96,6 +115,27 @@ impl SignIns {
         patience: Duration,
         browser: Option<Browser>,
     ) -> Begun {
+        self.insert(profile, patience, browser, Stage::InForce)
+    }
+
+    /// The same with a profile that is not in force; `apply` is handed out with the browser's return.
+    pub(super) fn begin_draft(
+        &mut self,
+        profile: &Arc<Profile>,
+        patience: Duration,
+        browser: Option<Browser>,
+        apply: Option<Apply>,
+    ) -> Begun {
+        self.insert(profile, patience, browser, Stage::Draft(apply))
+    }
+
+    fn insert(
+        &mut self,
+        profile: &Arc<Profile>,
+        patience: Duration,
+        browser: Option<Browser>,
+        stage: Stage,
+    ) -> Begun {
         let pending = Pending {
             id: CsrfToken::new_random_len(ID_LEN).into_secret(),
             profile: Arc::clone(profile),
@@ -103,6 +143,7 @@ impl SignIns {
             browser,
             outcome: watch::Sender::new(None),
             cancelled: CancellationToken::new(),
+            stage,
         };
         let begun = Begun {
             id: pending.id.clone(),
@@ -112,6 +153,67 @@ impl SignIns {
             old.cancel("another sign-in of this account was begun");
         }
         begun
+    }
+
+    /// Forgets drafts whose time is over; whether there is room for another.
+    ///
+    /// # Errors
+    /// [`Error::Account`]: too many are under way.
+    pub(super) fn has_room(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        (self.0).retain(|_, pending| !pending.is_draft() || pending.deadline > now);
+        let drafts = self.0.values().filter(|pending| pending.is_draft());
+        if drafts.count() < DRAFTS_MAX {
+            return Ok(());
+        }
+        Err(Error::Account(
+            "too many sign-ins of new profiles are under way: finish one, or wait ten minutes"
+                .to_owned(),
+        ))
+    }
+
+    /// From here on the draft is put in force, whatever else begins: who waits for it waits until it is
+    /// told.
+    ///
+    /// # Errors
+    /// It was replaced or cancelled, or its time is over: nothing may be changed.
+    pub(super) fn may_apply(&mut self, id: &str) -> Result<(), Diagnosis> {
+        let pending = self.0.values_mut().find(|pending| pending.id == id);
+        let pending = pending.ok_or_else(unknown)?;
+        if pending.cancelled.is_cancelled() {
+            return Err(unknown());
+        }
+        if Instant::now() > pending.deadline {
+            return Err(timed_out());
+        }
+        pending.stage = Stage::Applying;
+        Ok(())
+    }
+
+    /// Whether a draft is being put in force.
+    pub(super) fn is_applying(&self, id: &str) -> bool {
+        let mut all = self.0.values();
+        all.any(|pending| pending.id == id && matches!(pending.stage, Stage::Applying))
+    }
+
+    /// Where the browsers of drafts come back to.
+    pub(super) fn redirect_urls(&self) -> impl Iterator<Item = &url::Url> {
+        let drafts = self.0.values().filter(|pending| pending.is_draft());
+        drafts.map(|pending| &pending.profile.provider.redirect_url)
+    }
+
+    /// Ends a sign-in that nobody wants any more; whether there was one to end.
+    pub(super) fn cancel(&mut self, id: &str) -> bool {
+        let pending = self.0.values_mut().find(|pending| pending.id == id);
+        let open = |pending: &&mut Pending| {
+            !matches!(pending.stage, Stage::Applying) && pending.outcome.borrow().is_none()
+        };
+        let Some(pending) = pending.filter(open) else {
+            return false;
+        };
+        pending.browser = None;
+        pending.cancel("the sign-in was cancelled");
+        true
     }
 
     /// Records how a sign-in ended, if it is still the account's current one.
@@ -128,10 +230,10 @@ impl SignIns {
         Some((pending.outcome.subscribe(), pending.deadline))
     }
 
-    /// Cancels those whose account was changed or removed.
+    /// Cancels those whose account was changed or removed. A draft is compared when it is applied.
     pub(super) fn keep(&mut self, unchanged: impl Fn(&Profile) -> bool) {
         self.0.retain(|_, pending| {
-            let keep = unchanged(&pending.profile);
+            let keep = pending.is_draft() || unchanged(&pending.profile);
             if !keep {
                 pending.cancel("the configuration of this account changed");
             }
@@ -164,12 +266,23 @@ impl SignIns {
             profile: Arc::clone(&pending.profile),
             verifier: browser.verifier,
             nonce: browser.nonce,
+            apply: match &mut pending.stage {
+                Stage::Draft(apply) => apply.take(),
+                Stage::InForce | Stage::Applying => None,
+            },
             code: callback.code(&pending.profile, &browser.answers_as),
         })
     }
 }
 
 impl Pending {
+    fn is_draft(&self) -> bool {
+        match self.stage {
+            Stage::InForce => false,
+            Stage::Draft(_) | Stage::Applying => true,
+        }
+    }
+
     fn cancel(&self, reason: &str) {
         self.cancelled.cancel();
         let diagnosis = Diagnosis {

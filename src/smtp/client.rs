@@ -608,7 +608,7 @@ mod tests {
             seed ^= seed << 17;
             usize::try_from(seed % u64::try_from(below).unwrap()).unwrap()
         };
-        for _ in 0..100_000 {
+        for _ in 0..1_000_000 {
             let mut reader = ReplyReader::default();
             let mut wire = b"250-".to_vec();
             wire.truncate(chance(5));

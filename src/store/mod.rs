@@ -1,14 +1,16 @@
-//! What must survive a power cut: messages with their bodies, and sealed tokens.
+//! What must survive a power cut: messages with their bodies, sealed tokens, and what was made in the
+//! console.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`; one writer thread commits whatever waits at the same
 //! moment in one transaction (group commit). Bodies above [`INLINE_BODY_MAX`] are synced files
-//! beside the database. Only `queue` and `oauth` write here.
+//! beside the database. Only `queue`, `oauth` and `registry` write here.
 
 mod along;
 mod body;
 mod entry;
 mod failure;
 mod lock;
+mod made;
 mod read;
 mod row;
 mod schema;
@@ -38,6 +40,7 @@ pub use self::{
     along::{Slots, TraceLimits, TraceRow},
     body::Spill,
     entry::{Entry, EntryState, Filter, RecipientEntry, RecipientState, SealedToken},
+    made::{MadeChange, MadeRow},
     read::{Due, StoredBody, Turn, WINDOW_MAX},
     row::Located,
     space::FreeSpace,
@@ -62,6 +65,14 @@ const BODIES: &str = "bodies";
 pub struct Config {
     /// The state directory; created 0700 when missing.
     pub state_dir: PathBuf,
+}
+
+impl Config {
+    /// Whether there ever was a store.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.state_dir.join(DATABASE).exists()
+    }
 }
 
 /// Why the store refused. Nothing of the refused operation is left behind.

@@ -290,7 +290,7 @@ impl Store {
         .await
     }
 
-    async fn read<T, F>(&self, operation: &'static str, query: F) -> Result<T, Error>
+    pub(super) async fn read<T, F>(&self, operation: &'static str, query: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

@@ -53,6 +53,17 @@ const STEPS: &[&str] = &[
     ) STRICT;
     CREATE INDEX traces_id ON traces (id);
 ",
+    "
+    -- What was made in the console.
+    CREATE TABLE made (
+        section TEXT NOT NULL,
+        name TEXT NOT NULL,
+        settings TEXT NOT NULL,
+        sealed BLOB,
+        changed_at INTEGER NOT NULL,
+        PRIMARY KEY (section, name)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 fn known() -> i64 {
@@ -180,7 +191,9 @@ mod tests {
                 .pragma_update(None, "user_version", i64::try_from(version).unwrap())
                 .unwrap();
             if version > 0 {
-                let row = "INSERT INTO messages VALUES (1, 'a', 0, 0, NULL, x'', 0, '{}', x'')";
+                let row = "INSERT INTO messages
+                     (id, account, state, next_attempt_at, reason, digest, in_file, entry, entry_digest)
+                     VALUES (1, 'a', 0, 0, NULL, x'', 0, '{}', x'')";
                 connection.execute_batch(row).unwrap();
             }
             drop(connection);

@@ -12,9 +12,10 @@ use rusqlite::{Connection, Row, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    EntryState, Error, SealedToken,
+    EntryState, Error, MadeChange, SealedToken,
     along::{Along, Load},
     failure::{Failure, Fault, Health},
+    made,
     row::Encoded,
     space::Space,
 };
@@ -58,6 +59,7 @@ pub(super) enum Operation {
     Delete(Vec<QueueId>),
     PutToken(SealedToken),
     DeleteToken(AccountName),
+    ChangeMade(Vec<MadeChange>),
     /// Nothing but what goes along, and old trace rows go.
     Tidy,
     /// The journal goes back into the database.
@@ -75,6 +77,7 @@ impl Operation {
                 left + reports.sum::<u64>()
             }
             Self::PutToken(token) => u64::try_from(token.record.len()).unwrap_or(u64::MAX),
+            Self::ChangeMade(changes) => changes.iter().map(made::bytes).sum(),
             Self::Alter { .. }
             | Self::Delete(_)
             | Self::DeleteToken(_)
@@ -121,8 +124,10 @@ pub(super) fn spawn(
         metrics,
     };
     let run = move || {
+        writer.note_spare();
         while let Some(group) = next_group(&mut jobs) {
             writer.process(group);
+            writer.note_spare();
             if writer.checkpoint("NOOP") >= WAL_PAGES_MAX {
                 writer.checkpoint("PASSIVE");
             }
@@ -217,6 +222,20 @@ impl Writer {
         for job in group {
             answer(job, Ok(()));
         }
+    }
+
+    /// Says how much new mail the table takes without growing.
+    fn note_spare(&self) {
+        let number = |pragma: &str| {
+            let mut statement = self.connection.prepare_cached(pragma)?;
+            statement
+                .query_row([], |row| row.get::<_, i64>(0))
+                .map(|number| u64::try_from(number).unwrap_or_default())
+        };
+        let pages = number("PRAGMA freelist_count");
+        let spare = pages.and_then(|pages| Ok(pages.saturating_mul(number("PRAGMA page_size")?)));
+        // Not to be had: then nothing is counted on, and the reserve is as it would be without.
+        self.space.note_spare(spare.unwrap_or_default());
     }
 
     /// Copies the journal back (`NOOP`: only looks); how many pages it has. A failure for good ends the
@@ -354,6 +373,9 @@ fn apply(connection: &Connection, operation: &Operation) -> rusqlite::Result<()>
             .prepare_cached("DELETE FROM tokens WHERE account = ?1")?
             .execute([account.as_str()])
             .map(drop),
+        Operation::ChangeMade(changes) => changes
+            .iter()
+            .try_for_each(|change| made::apply(connection, change)),
     }
 }
 

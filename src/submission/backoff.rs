@@ -36,7 +36,7 @@ const DEVICES_MAX: usize = 4096;
 
 /// Counts failed logins.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     /// Keyed by chance, so that nobody can make two names collide.
     hasher: RandomState,
     state: Mutex<State>,
@@ -88,7 +88,7 @@ impl Key {
 
 impl Backoff {
     /// How long a login must wait; none: it may be checked now.
-    pub(super) fn wait(&self, peer: Option<IpAddr>, name: &str, now: Instant) -> Option<Duration> {
+    pub(crate) fn wait(&self, peer: Option<IpAddr>, name: &str, now: Instant) -> Option<Duration> {
         let keys = self.keys(peer, name);
         let state = self.state();
         let until = |key: &Key| state.failures.get(key).map(|failures| failures.until);
@@ -102,7 +102,7 @@ impl Backoff {
     }
 
     /// A login failed.
-    pub(super) fn failed(&self, peer: Option<IpAddr>, name: &str, now: Instant) {
+    pub(crate) fn failed(&self, peer: Option<IpAddr>, name: &str, now: Instant) {
         let keys = self.keys(peer, name);
         let mut state = self.state();
         for key in state.counted(keys).into_iter().flatten() {
@@ -111,7 +111,7 @@ impl Backoff {
     }
 
     /// A login succeeded.
-    pub(super) fn succeeded(&self, peer: Option<IpAddr>, name: &str, now: Instant) {
+    pub(crate) fn succeeded(&self, peer: Option<IpAddr>, name: &str, now: Instant) {
         let (network, name) = self.keys(peer, name);
         let mut state = self.state();
         // The address keeps its failures: one right password of many must not hide the guessing.

@@ -107,7 +107,7 @@ impl Logins {
             return Outcome::TooSoon(wait);
         }
         let password = password.clone();
-        let check = task::spawn_blocking(move || verify(&password, &stored));
+        let check = task::spawn_blocking(move || verify_password(&password, &stored));
         let right = check.await.unwrap_or(false) && client.is_some();
         if !right || disabled {
             self.backoff.failed(peer, username, Instant::now());
@@ -146,7 +146,9 @@ impl Logins {
     }
 }
 
-fn verify(password: &Secret, stored: &str) -> bool {
+/// Whether `password` is the one that `stored`, a PHC string, was made of. Blocking (argon2id).
+#[must_use]
+pub fn verify_password(password: &Secret, stored: &str) -> bool {
     PasswordHash::new(stored).is_ok_and(|stored| {
         Argon2::default()
             .verify_password(password.expose().as_bytes(), &stored)

@@ -41,6 +41,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::task;
 
+pub(crate) use self::backoff::Backoff;
 use self::{
     door::{Door, Live, Shared},
     intake::{ROOM_LEN, Room},
@@ -49,7 +50,7 @@ use self::{
     seen::Seen,
 };
 pub use self::{
-    login::hash_password,
+    login::{hash_password, verify_password},
     seen::{ClientSeen, Refusal},
 };
 use crate::{

@@ -519,6 +519,9 @@ fn rotation() {
     );
     let mut relay = rig.site.start();
     rig.sign_in(MAILBOX);
+    // Told once it is stored.
+    let refreshed_at = || rig.site.account("alerts")["last_refresh_at"].clone();
+    let signed_in = refreshed_at();
     let mut sent = 0;
     let mut restarted = false;
     within(
@@ -530,6 +533,11 @@ fn rotation() {
             let rotations = rig.provider.count("granted refresh_token");
             if rotations > 0 && !restarted {
                 restarted = true;
+                // Killed between the provider's answer and the disk, it could only sign in again
+                // (`rotation_kill` has that).
+                eventually("the new token is stored", || {
+                    (refreshed_at() != signed_in).then_some(())
+                });
                 relay.process.kill();
                 relay = rig.site.start();
             }

@@ -10,7 +10,7 @@ use std::{
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -49,6 +49,15 @@ pub(crate) fn certificates(dir: &Path) {
     certificates_for(dir, &["localhost", "127.0.0.1"]);
 }
 
+/// An authority. Equal names would make what it signs look self-signed.
+pub(crate) fn authority(name: &str) -> CertificateParams {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    let name = format!("rig authority {name}");
+    authority.distinguished_name.push(DnType::CommonName, name);
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority
+}
+
 /// As [`certificates`], for other names.
 pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
     certificates_until(dir, names, 4000);
@@ -56,13 +65,7 @@ pub(crate) fn certificates_for(dir: &Path, names: &[&str]) {
 
 /// As [`certificates_for`], with the server's certificate valid until the end of this year.
 pub(crate) fn certificates_until(dir: &Path, names: &[&str], year: i32) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    // Equal names would make the server's certificate look self-signed.
-    authority.distinguished_name.push(
-        DnType::CommonName,
-        format!("rig authority of {}", dir.display()),
-    );
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = authority(&format!("of {}", dir.display()));
     let authority_key = KeyPair::generate().unwrap();
     let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
     let issuer = Issuer::new(authority, authority_key);
@@ -298,7 +301,7 @@ pub(crate) struct Dovecot {
     /// Submission with implicit TLS.
     pub(crate) tls: SocketAddr,
     dir: TempDir,
-    _process: Process,
+    process: Process,
 }
 
 impl Dovecot {
@@ -342,18 +345,57 @@ impl Dovecot {
             &path.join("dovecot-oauth2.conf.ext"),
             &marks,
         );
-        let mut command = Command::new(program("dovecot", "dovecot-core"));
-        command.arg("-F").arg("-c").arg(configuration);
-        let log = path.join("dovecot.log");
-        let mut process = Process::spawn("dovecot", &command, &log).orderly();
-        wait_listening(&mut process, starttls);
-        wait_listening(&mut process, tls);
-        Self {
+        let process = Self::spawn(path);
+        let mut dovecot = Self {
             starttls,
             tls,
             dir,
-            _process: process,
-        }
+            process,
+        };
+        dovecot.wait_open();
+        dovecot
+    }
+
+    fn spawn(dir: &Path) -> Process {
+        let mut command = Command::new(program("dovecot", "dovecot-core"));
+        command.arg("-F").arg("-c").arg(dir.join("dovecot.conf"));
+        Process::spawn("dovecot", &command, &dir.join("dovecot.log")).orderly()
+    }
+
+    fn wait_open(&mut self) {
+        wait_listening(&mut self.process, self.starttls);
+        wait_listening(&mut self.process, self.tls);
+    }
+
+    /// Stops it in order: nobody listens any more.
+    pub(crate) fn stop(&mut self) {
+        self.process.signal(Signal::TERM);
+        self.process.wait();
+    }
+
+    /// Starts it again after [`Dovecot::stop`], with these lines at the end of its configuration.
+    pub(crate) fn resume(&mut self, settings: &str) {
+        let configuration = self.dir.path().join("dovecot.conf");
+        let text = fs::read_to_string(&configuration).unwrap();
+        fs::write(&configuration, format!("{text}{settings}")).unwrap();
+        self.process = Self::spawn(self.dir.path());
+        self.wait_open();
+    }
+
+    /// `kill -9` for the processes that hold its sessions, whatever they are about; how many there were.
+    pub(crate) fn kill_sessions(&self) -> usize {
+        let master = self.process.id();
+        let children = format!("/proc/{master}/task/{master}/children");
+        let children = fs::read_to_string(children).unwrap();
+        let sessions = children.split_whitespace().filter(|id| {
+            let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+            name.trim() == "submission"
+        });
+        let killed = sessions.filter_map(|id| Pid::from_raw(id.parse().ok()?));
+        killed
+            // One that has ended meanwhile is none.
+            .filter(|id| rustix::process::kill_process(*id, Signal::KILL).is_ok())
+            .count()
     }
 
     /// The file of its authority, as [`Dovecot::table`] names it.

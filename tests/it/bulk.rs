@@ -24,7 +24,7 @@ fn site() -> Site {
 }
 
 /// The most memory the process has had, in octets.
-fn peak(relay: &Relay) -> usize {
+pub(crate) fn peak(relay: &Relay) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", relay.process.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let kib: usize = line

@@ -16,7 +16,7 @@ use crate::support::{
     smtp::Client,
 };
 
-fn send(site: &Site, message: &[u8]) -> std::io::Result<u16> {
+pub(crate) fn send(site: &Site, message: &[u8]) -> std::io::Result<u16> {
     let mut client = Client::ehlo(site.smtp)?;
     match client.command("MAIL FROM:<app@example.test>")? {
         reply if reply.code != 250 => return Ok(reply.code),

@@ -18,21 +18,26 @@ use crate::support::{
 };
 
 /// The mailbox of the account.
-const MAILBOX: &str = "alerts@example.com";
+pub(crate) const MAILBOX: &str = "alerts@example.com";
 
 /// Somebody else.
-const STRANGER: &str = "bob@example.com";
+pub(crate) const STRANGER: &str = "bob@example.com";
 
 /// The practice provider and a relay that knows it by its issuer.
-struct Practice {
+pub(crate) struct Practice {
     http: SocketAddr,
-    site: Site,
-    relay: Relay,
+    pub(crate) site: Site,
+    pub(crate) relay: Relay,
     _sandbox: Process,
 }
 
 impl Practice {
     fn start() -> Self {
+        Self::start_with(|site, config| site.extend(&[config]))
+    }
+
+    /// `configure` gets what the practice provider says of itself, in the file's own form.
+    pub(crate) fn start_with(configure: impl FnOnce(&Site, String)) -> Self {
         let (http, smtp, console) = (free_address(), free_address(), free_address());
         let site = Site::with_console(console, "");
         let config = site.path().join("practice.toml");
@@ -49,7 +54,7 @@ impl Practice {
         eventually("the sandbox is up", || {
             sandbox.log().contains("Ctrl-C stops it").then_some(())
         });
-        site.extend(&[fs::read_to_string(config).unwrap()]);
+        configure(&site, fs::read_to_string(config).unwrap());
         let relay = site.start();
         Self {
             http,
@@ -66,7 +71,7 @@ impl Practice {
     }
 
     /// Decides on the consent page; path and query of the callback that the browser is sent to.
-    fn decide(&self, url: &str, mailbox: &str, decision: &str) -> String {
+    pub(crate) fn decide(&self, url: &str, mailbox: &str, decision: &str) -> String {
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("mailbox", mailbox)
             .append_pair("decision", decision)
@@ -83,7 +88,7 @@ impl Practice {
     }
 
     /// A request to the practice provider; the whole answer.
-    fn ask(&self, request: &str, form: &str) -> String {
+    pub(crate) fn ask(&self, request: &str, form: &str) -> String {
         let mut stream = TcpStream::connect(self.http).unwrap();
         write!(
             stream,

@@ -2,6 +2,7 @@
 //! strict upstream that keeps a ledger, and child processes that never outlive their test.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod browser;
 pub(crate) mod disk;
 pub(crate) mod login;
 pub(crate) mod mail;

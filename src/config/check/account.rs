@@ -18,6 +18,7 @@ use crate::{
     delivery::{self, Limits, Rewrite, SenderRule, Transport},
     mail::AccountName,
     oauth::{self, Grant, Kind, preset},
+    registry::Section,
 };
 
 /// A plain smarthost publishes no limit and is made for bulk: as many as Postfix opens to one
@@ -59,13 +60,34 @@ impl Checker<'_> {
                 "an [account.NAME]",
                 known,
             );
+            if let Some(provider) = self.provider_left_out(section) {
+                self.report.warning(format!(
+                    "account {name} sends nothing until its provider {provider} is mended in the console: \
+                     its mail waits"
+                ));
+                continue;
+            }
             self.account(&name, section, upstream, &mut accounts);
         }
-        if sections.0.is_empty() {
+        let is_none_left_out = self.made.out_of(Section::Account).next().is_none();
+        if sections.0.is_empty() && is_none_left_out {
             let text = "there is no [account.NAME]: all mail is refused until one is added";
             self.report.warning(text);
         }
         accounts
+    }
+
+    /// The provider of an account, if it was made in the console and is left out.
+    fn provider_left_out<'f>(&self, section: &'f file::Account) -> Option<&'f str> {
+        let name = section.provider.get()?;
+        let is_out = self.made.is_left_out(Section::Provider, name);
+        is_out.then_some(name.as_str())
+    }
+
+    /// Whether an operator has stopped the account.
+    fn is_stopped(&self, name: &AccountName) -> bool {
+        let mut held = self.made.used_of(Section::Hold);
+        held.any(|(held, _)| held == name.as_str())
     }
 
     fn account(
@@ -137,6 +159,7 @@ impl Checker<'_> {
             limits,
             sender: self.sender(&section.sender),
             fallback: section.fallback.get().map(|name| AccountName::new(name)),
+            is_stopped: self.is_stopped(name),
         });
     }
 

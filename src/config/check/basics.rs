@@ -91,6 +91,14 @@ impl Checker<'_> {
                  console.certificate_file and key_file, put a TLS proxy in front, or use a loopback address"
             ));
         }
+        let password_hash = self.hash(&console.password_hash);
+        if let Some(address) = address.filter(|a| password_hash.is_none() && !a.ip().is_loopback())
+        {
+            self.report.warning(format!(
+                "console.address = \"{address}\" is reachable beyond this machine and has no password: its \
+                 pages stay closed; set console.password_hash (make one with `gatepost hash-password`)"
+            ));
+        }
         let metrics_address = match file.metrics.address.get() {
             Some(TcpAddress::None) | None => None,
             Some(TcpAddress::At(address)) => Some(*address),
@@ -109,6 +117,7 @@ impl Checker<'_> {
                 .join("control.sock"),
             public_url: console.public_url.copied(),
             certificate,
+            password_hash,
         }
     }
 

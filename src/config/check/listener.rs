@@ -11,8 +11,15 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Checker, positive};
 use crate::{
     admin,
-    config::{field::Listed, file, leaf::DeliveryContract, units::ByteSize},
+    config::{
+        field::{Leaf, Listed},
+        file,
+        leaf::{DeliveryContract, network},
+        made,
+        units::ByteSize,
+    },
     delivery,
+    registry::Section,
     submission::{
         self, Address, Auth, AuthWithoutTls, Contract, LineEndings, Listener, LongLines, Tls,
     },
@@ -163,6 +170,46 @@ impl Checker<'_> {
             certificate: self.certificate(section, listener.tls),
             allow: self.allow(section, &listener),
             ..listener
+        }
+    }
+
+    /// Adds the networks that were let in from the console. What holds for `allow` holds for them: no
+    /// listener that takes mail without a login is opened to public addresses.
+    pub(super) fn allow_made(&mut self, listeners: &mut [Listener]) {
+        for (name, entry) in self.made.used_of(Section::Allow) {
+            let key = made::key(Section::Allow, name);
+            let Ok(network) = network(name) else {
+                let remedy = <IpNet as Leaf>::REMEDY;
+                self.report.problem(key, name, "is not a network", remedy);
+                continue;
+            };
+            let only = entry.settings.get("listener").and_then(|it| it.as_str());
+            let meant = |listener: &&mut Listener| only.is_none_or(|only| listener.name == only);
+            if let Some(only) = only
+                && !listeners.iter().any(|listener| listener.name == only)
+            {
+                let what = "there is no listener of this name";
+                let remedy = "name one as its address is written in the file, or none for all";
+                self.report
+                    .problem(format!("{key}.listener"), only, what, remedy);
+            }
+            for listener in listeners.iter_mut().filter(meant) {
+                // An empty list lets everybody in already; a Unix socket has its permissions.
+                if listener.allow.is_empty() {
+                    continue;
+                }
+                if listener.auth != Auth::Required && !is_private(&network) {
+                    let what = format!(
+                        "covers public addresses, and listener {} takes mail without a login: an open \
+                         relay",
+                        listener.name
+                    );
+                    let remedy = "use a private network, or set auth = \"required\" there";
+                    self.report.problem(key.clone(), name, what, remedy);
+                    continue;
+                }
+                listener.allow.push(network);
+            }
         }
     }
 

@@ -17,19 +17,22 @@ mod upstream;
 use std::{fs, num::NonZeroU32, os::unix::fs::PermissionsExt, path::Path};
 
 use super::{
-    Config, Problems,
-    field::{Field, Findings, NOT_SET, Report},
+    Config, Foundation, Problems,
+    field::{Field, Findings, Report},
     file::File,
     layers::Variables,
+    made::Made,
     nearest::nearest,
     secret_source::SecretSource,
 };
-use crate::{queue, secret::Secret, store, submission};
+use crate::{queue, registry::Section, secret::Secret, store, submission};
 
 /// What the checks share.
 struct Checker<'a> {
     report: Report,
     variables: &'a Variables,
+    /// What was made in the console.
+    made: &'a Made<'a>,
 }
 
 /// Turns the mirror into the configuration, or tells every problem.
@@ -37,16 +40,18 @@ pub(super) fn check(
     file: &File,
     path: Option<&Path>,
     findings: Findings,
-    variables: &Variables,
+    (variables, made): (&Variables, &Made<'_>),
 ) -> Result<Config, Problems> {
     let mut checker = Checker {
         report: findings.report,
         variables,
+        made,
     };
     let state_dir = checker.state_dir(&file.state_dir);
     let hostname = checker.hostname(&file.hostname);
     let admin = checker.admin(file, &state_dir);
     let mut listeners = checker.listeners(&file.listener, &admin);
+    checker.allow_made(&mut listeners);
     let profiles = checker.providers(file, &admin);
     let upstream = upstream::Upstream {
         profiles: &profiles,
@@ -102,6 +107,36 @@ pub(super) fn check(
         log,
         file: path.map(Path::to_owned),
         warnings: checker.report.warnings,
+        settings: findings.settings,
+        written: Vec::new(),
+    })
+}
+
+/// What must be known before the store is open, where the rest cannot be judged yet: the file may
+/// name what was made in the console.
+pub(super) fn foundation(
+    file: &File,
+    path: Option<&Path>,
+    findings: Findings,
+    variables: &Variables,
+) -> Result<Foundation, Problems> {
+    let mut checker = Checker {
+        report: findings.report,
+        variables,
+        made: &Made::default(),
+    };
+    let state_dir = checker.state_dir(&file.state_dir);
+    let key = checker.key(&file.store.key, &state_dir);
+    let log = checker.log(&file.log);
+    if checker.report.has_problems() {
+        return Err(checker.report.into_problems());
+    }
+    Ok(Foundation {
+        store: store::Config { state_dir },
+        key,
+        log,
+        file: path.map(Path::to_owned),
+        alone: None,
     })
 }
 
@@ -134,7 +169,14 @@ impl Checker<'_> {
         known: impl Iterator<Item = &'k str> + Clone,
     ) {
         let Some(name) = field.get() else { return };
-        if known.clone().any(|k| k == name) {
+        let is_out = |section| self.made.is_left_out(section, name);
+        let is_known = match what {
+            "provider" => is_out(Section::Provider),
+            "client" => is_out(Section::Client),
+            "account" | "other account" => is_out(Section::Account),
+            _ => false,
+        };
+        if is_known || known.clone().any(|k| k == name) {
             return;
         }
         let remedy = match nearest(name, known.clone()) {
@@ -179,8 +221,3 @@ fn positive(field: &Field<u32>, default: usize, report: &mut Report) -> usize {
 /// A person reads no more reports in an hour; a program that earns more is broken, or mails a list
 /// nobody tends.
 const BOUNCES_PER_HOUR: u32 = 100;
-
-/// Reports what is missing at a key that belongs to a section and has no field of its own.
-fn missing(report: &mut Report, key: String, what: &str, remedy: &str) {
-    report.problem(key, NOT_SET, what, remedy);
-}

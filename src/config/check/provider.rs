@@ -8,7 +8,6 @@ use super::{
     Checker,
     api::services,
     client::{Azure, Client},
-    missing,
 };
 use crate::{
     admin,
@@ -18,10 +17,8 @@ use crate::{
         Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
     },
+    registry::Section,
 };
-
-/// The console's port when it has none that can be known beforehand.
-const CONSOLE_PORT: u16 = 8025;
 
 /// Tenants that are no organisation: an application cannot have a token of its own there.
 pub(super) const SHARED_TENANTS: [&str; 3] = ["common", "organizations", "consumers"];
@@ -30,7 +27,22 @@ const IN_CLEAR: &str = "would send secrets over the network in clear";
 const HTTPS_ONLY: &str = "use https:// (http:// only on this machine)";
 
 /// Paths that the console answers itself.
-const CONSOLE_PATHS: [&str; 4] = ["/api/", "/healthz", "/readyz", "/metrics"];
+const CONSOLE_PATHS: [&str; 14] = [
+    "/accounts",
+    "/api/",
+    "/assets/",
+    "/clients",
+    "/events",
+    "/healthz",
+    "/login",
+    "/logout",
+    "/metrics",
+    "/providers",
+    "/queue",
+    "/readyz",
+    "/settings",
+    "/trace",
+];
 
 /// A profile with what accounts need to know of it.
 pub(super) struct Profile {
@@ -97,6 +109,7 @@ impl Checker<'_> {
                 grants: grants.collect(),
                 azure: Azure::of(self.variables, section),
             };
+            self.sends_no_file(name, section);
             let mut profile = self.profile(&client, admin);
             let users = file.account.0.values();
             let users = users.filter(|account| account.provider.get() == Some(name));
@@ -112,6 +125,18 @@ impl Checker<'_> {
             (name.clone(), profile)
         });
         Profiles(profiles.collect())
+    }
+
+    /// What is in that file is sent to the provider: whoever may use the console could have any file
+    /// that the daemon can read sent anywhere.
+    fn sends_no_file(&mut self, name: &str, section: &file::Provider) {
+        let mut made = self.made.used_of(Section::Provider);
+        if made.any(|(made, _)| made == name) && !section.federated_token_file.is_absent() {
+            let what = "cannot be set in the console: what is in it is sent to the provider";
+            let remedy = "set it in the configuration file";
+            let field = &section.federated_token_file;
+            field.refuse(&mut self.report, what, remedy);
+        }
     }
 
     fn profile(&mut self, client: &Client<'_>, admin: &admin::Config) -> Profile {
@@ -327,33 +352,13 @@ impl Checker<'_> {
         if !field.is_absent() {
             return None;
         }
-        if admin.certificate.is_some() {
-            let own = admin.public_url.as_ref();
-            let own = own.and_then(|url| url.join("/authorization/smtp_oauth/").ok());
-            if own.is_none() {
-                let what = "is needed: the console has a certificate";
-                let remedy = "write https://NAME:PORT/authorization/smtp_oauth/ with a name in the certificate, or set console.public_url";
-                field.refuse(&mut self.report, what, remedy);
-            }
-            return own;
+        let own = admin.redirect_url();
+        if own.is_none() {
+            let what = "is needed: the console has a certificate";
+            let remedy = "write https://NAME:PORT/authorization/smtp_oauth/ with a name in the certificate, or set console.public_url";
+            field.refuse(&mut self.report, what, remedy);
         }
-        let port = admin
-            .address
-            .map(|address| address.port())
-            .filter(|port| *port != 0);
-        let port = port.unwrap_or(CONSOLE_PORT);
-        let url = Url::parse(&format!(
-            "http://localhost:{port}/authorization/smtp_oauth/"
-        ));
-        if url.is_err() {
-            missing(
-                &mut self.report,
-                field.at.shown.clone(),
-                "is needed",
-                "write the URL",
-            );
-        }
-        url.ok()
+        own
     }
 }
 

@@ -9,14 +9,18 @@ use crate::{
     config::{
         field::{Field, Listed, Named},
         file,
+        leaf::Hidden,
     },
     mail::AccountName,
+    registry::Section,
     route::{Route, Router},
     submission::{Client, Listener},
 };
 
 /// RFC 4616 leaves names unbounded; no device has a longer one.
 const NAME_LEN_MAX: usize = 255;
+
+const MAKE_HASH: &str = "make one with `gatepost hash-password`";
 
 impl Checker<'_> {
     pub(super) fn clients(
@@ -53,15 +57,19 @@ impl Checker<'_> {
 
     /// A hash that can never match would look like a wrong password for ever.
     fn password_hash(&mut self, section: &file::Client) -> String {
-        let remedy = "make one with `gatepost hash-password`";
-        let Some(hash) = section.password_hash.required(&mut self.report, remedy) else {
-            return String::new();
-        };
-        if !is_argon2id(&hash.0) {
-            let what = "is not an argon2id hash";
-            section.password_hash.refuse(&mut self.report, what, remedy);
+        if section.password_hash.is_absent() {
+            section.password_hash.required(&mut self.report, MAKE_HASH);
         }
-        hash.0
+        self.hash(&section.password_hash).unwrap_or_default()
+    }
+
+    /// The hash of a password, where one is given.
+    pub(super) fn hash(&mut self, field: &Field<Hidden>) -> Option<String> {
+        let hash = field.get()?;
+        if !is_argon2id(&hash.0) {
+            field.refuse(&mut self.report, "is not an argon2id hash", MAKE_HASH);
+        }
+        Some(hash.0.clone())
     }
 
     pub(super) fn router(&mut self, file: &file::File, listeners: &[Listener]) -> Router {
@@ -69,9 +77,19 @@ impl Checker<'_> {
         let routes = sections.filter_map(|section| self.route(section, file, listeners));
         let routes = routes.collect();
         self.account_name(&file.default_account, &file.account);
-        let names = &file.account.0;
-        let only = names.keys().next().filter(|_| names.len() == 1);
-        let default_account = file.default_account.get().or(only);
+        // One that is left out counts: its mail is not the next one's.
+        let out = self.made.out_of(Section::Account);
+        let mut names: Vec<&str> = file
+            .account
+            .0
+            .keys()
+            .map(String::as_str)
+            .chain(out)
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let only = names.first().filter(|_| names.len() == 1).copied();
+        let default_account = file.default_account.get().map(String::as_str).or(only);
         if default_account.is_none() && names.len() > 1 && file.route.0.is_none() {
             self.report.warning(
                 "there are several accounts, no [[route]] and no default_account: only mail of clients with an \
@@ -80,7 +98,7 @@ impl Checker<'_> {
         }
         Router {
             routes,
-            default_account: default_account.map(|name| AccountName::new(name)),
+            default_account: default_account.map(AccountName::new),
         }
     }
 

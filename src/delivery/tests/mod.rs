@@ -4,6 +4,7 @@ mod apis;
 mod day;
 mod outcomes;
 mod senders;
+mod storm;
 mod world;
 
 use std::{collections::HashSet, sync::atomic::AtomicUsize};
@@ -128,6 +129,8 @@ impl Upstream {
     }
 
     async fn serve(&self, stream: TcpStream) -> Option<()> {
+        // Replies to pipelined commands leave one by one: each but the first would wait 40 ms.
+        stream.set_nodelay(true).ok()?;
         let mut peer = BufReader::new(stream);
         let or = |reply: &str, good: &str| {
             let reply = if reply.is_empty() { good } else { reply };
@@ -437,6 +440,7 @@ fn account(auth: Auth, port: u16) -> Account {
         },
         sender: SenderRule::default(),
         fallback: None,
+        is_stopped: false,
     }
 }
 

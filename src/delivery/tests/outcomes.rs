@@ -107,6 +107,50 @@ async fn a_storm_of_failures_is_held_beyond_the_hours_reports() {
     assert_eq!(taken.len(), 5);
 }
 
+/// Row 61: ten thousand failures, of one program, of senders it made up, and of reports themselves. A
+/// message has one report however many recipients failed, the null reverse-path has none, and nothing
+/// that the server writes becomes a header line.
+#[tokio::test]
+async fn ten_thousand_failures_are_one_report_a_message() {
+    const MESSAGES: usize = 100;
+    let rig = Rig::new(Auth::None, |_| ()).await;
+    rig.upstream.behave(Manners {
+        rcpt_bad: "550-5.1.1 no such user\r\n550 5.1.1 Bcc: victim@x.example",
+        ..Manners::default()
+    });
+    let mut told = Vec::new();
+    for n in 0..MESSAGES {
+        let recipients: Vec<_> = (0..100).map(|r| format!("bad{r}@x.example")).collect();
+        let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+        let sender = match n % 4 {
+            0 => String::new(),
+            1 => format!("forged{n}@elsewhere.example"),
+            _ => "erp@b.example".to_owned(),
+        };
+        rig.accept(&sender, &recipients, &format!("{n}")).await;
+        if !sender.is_empty() {
+            told.push(format!("RCPT TO:<{sender}>"));
+        }
+    }
+    let _delivery = rig.start();
+    let held = rig
+        .queue(|all| all.len() == MESSAGES / 4 && all.iter().all(|e| e.state == EntryState::Held))
+        .await;
+    let null = |e: &Entry| e.reverse_path == ReversePath::Null && e.recipients.len() == 100;
+    assert!(held.iter().all(null), "kept for a person, not silent");
+    let taken = rig.upstream.taken(told.len()).await;
+    let mut reported: Vec<_> = taken.iter().flat_map(|t| t.recipients.clone()).collect();
+    reported.sort();
+    told.sort();
+    assert_eq!(reported, told, "each message once");
+    for report in &taken {
+        assert_eq!(report.sender, "MAIL FROM:<>");
+        let fields = report.data.lines().filter(|line| line.starts_with("Bcc:"));
+        assert_eq!(fields.count(), 0, "{}", report.data);
+        assert_eq!(report.data.matches("Final-Recipient:").count(), 100);
+    }
+}
+
 /// What a server takes is learned by the first message that was too wide for it.
 #[tokio::test]
 async fn the_width_of_a_transaction_is_learned() {

@@ -121,6 +121,8 @@ pub(super) struct Published {
 #[derive(Debug, Clone)]
 pub(super) struct Taken {
     pub(super) at: Instant,
+    /// When its connection was.
+    pub(super) opened: Instant,
     pub(super) sender: String,
     /// Its number, if it is one of the world's own.
     pub(super) number: Option<u64>,
@@ -319,7 +321,7 @@ impl Provider {
                 "DATA" if begun && !recipients.is_empty() => {
                     say(&mut peer, "354 go").await?;
                     let to = std::mem::take(&mut recipients);
-                    self.data(&mut peer, &sender, to).await?;
+                    self.data(&mut peer, (&sender, opened), to).await?;
                     begun = false;
                 }
                 "RCPT" | "DATA" => say(&mut peer, "503 5.5.1 out of order").await?,
@@ -357,7 +359,7 @@ impl Provider {
     async fn data(
         &self,
         peer: &mut BufReader<DuplexStream>,
-        sender: &str,
+        (sender, opened): (&str, Instant),
         recipients: Vec<String>,
     ) -> Option<()> {
         let mut data = String::new();
@@ -381,6 +383,7 @@ impl Provider {
             .filter(|_| sender != "<>");
         self.take(Taken {
             at: Instant::now(),
+            opened,
             sender: sender.to_owned(),
             number,
             recipients,
@@ -459,6 +462,7 @@ pub(super) fn account(number: usize, kind: Kind, limits: Limits) -> Account {
         limits,
         sender: SenderRule::default(),
         fallback: None,
+        is_stopped: false,
     }
 }
 

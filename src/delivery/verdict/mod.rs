@@ -518,7 +518,8 @@ const ROWS: &[Row] = &[
         "Google refuses the content of the message", ""),
 
     // --- What every server may say ------------------------------------------------------------------
-    Row(ANY, Transaction, "452", "4.5.3", "", Recipient, Split,
+    // RFC 5321 says 452; Dovecot says 451.
+    Row(ANY, Transaction, "45", "4.5.3", "", Recipient, Split,
         "too many recipients for one transaction", ""),
     // RFC 5321 §4.5.3.1.10: a 552 that means "too many recipients" is to be taken for a 452; others say it by 550.
     Row(ANY, Transaction, "5", "", "too many recipients", Recipient, Split,

@@ -12,6 +12,7 @@ use crate::{
         AccessToken, Service, TokenError, Warning,
         error::{self, About, Failure, Severity},
         expiry::{self, Consent},
+        grant::{Grants, Profile},
         identity::{self, Subject},
         response::Granted,
         seal::{Access, Record},
@@ -36,7 +37,8 @@ impl Refresher {
             Some(token) => {
                 let record = self.record.as_ref();
                 let subject = record.and_then(|record| record.subject.clone());
-                self.renew(service, token, subject.as_ref()).await
+                let wanted = (service, token);
+                renew(&self.parts.grants, &profile, wanted, subject.as_ref()).await
             }
             None => self.parts.grants.unattended(&profile, service).await,
         };
@@ -47,33 +49,6 @@ impl Refresher {
                 self.hand_out(service, live);
             }
             Err(failure) => self.refused(service, *failure),
-        }
-    }
-
-    /// One use of a refresh token. What comes is of the person who signed in, or of no use (OpenID
-    /// Connect Core 1.0 §12.2).
-    pub(super) async fn renew(
-        &self,
-        service: Service,
-        token: &Secret,
-        subject: Option<&Subject>,
-    ) -> Result<Granted, Box<Failure>> {
-        let profile = &*self.profile;
-        let granted = self.parts.grants.refresh(profile, service, token).await?;
-        match (subject, &granted.id_token) {
-            (Some(subject), Some(id_token)) if !identity::is_same(subject, id_token) => {
-                let diagnosis = profile.diagnosis(
-                    "the provider answered a refresh with a token of somebody else",
-                    "sign in again: gatepost login ACCOUNT; if it comes back, tell the provider's \
-                     operator",
-                );
-                Err(error::definite(
-                    Severity::SignIn,
-                    "other_subject",
-                    diagnosis,
-                ))
-            }
-            _ => Ok(granted),
         }
     }
 
@@ -339,6 +314,32 @@ impl Refresher {
         let view = self.view.borrow();
         let (_, diagnosis) = view.slots.get(&service)?.trouble.as_ref()?;
         Some(diagnosis.clone())
+    }
+}
+
+/// One use of a refresh token. What comes is of the person who signed in, or of no use (OpenID
+/// Connect Core 1.0 §12.2).
+pub(super) async fn renew(
+    grants: &Grants,
+    profile: &Profile,
+    (service, token): (Service, &Secret),
+    subject: Option<&Subject>,
+) -> Result<Granted, Box<Failure>> {
+    let granted = grants.refresh(profile, service, token).await?;
+    match (subject, &granted.id_token) {
+        (Some(subject), Some(id_token)) if !identity::is_same(subject, id_token) => {
+            let diagnosis = profile.diagnosis(
+                "the provider answered a refresh with a token of somebody else",
+                "sign in again: gatepost login ACCOUNT; if it comes back, tell the provider's \
+                 operator",
+            );
+            Err(error::definite(
+                Severity::SignIn,
+                "other_subject",
+                diagnosis,
+            ))
+        }
+        _ => Ok(granted),
     }
 }
 

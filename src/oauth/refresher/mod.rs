@@ -22,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 
-pub(super) use person::check_sign_in;
+pub(super) use person::{Gathered, check_sign_in, gather};
 use view::{Live, Slot};
 pub(super) use view::{Serve, View};
 
@@ -91,7 +91,18 @@ pub(super) enum Command {
     Configure {
         profile: Arc<Profile>,
         sealer: Arc<Sealer>,
+        /// What a sign-in with just this profile has brought.
+        arrived: Option<Box<Arrived>>,
     },
+    /// A sign-in with the profile as it is has brought this.
+    Take { arrived: Box<Arrived> },
+}
+
+/// What the sign-in of a draft has brought, for a refresher that now has that profile.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) gathered: Gathered,
+    pub(super) reply: oneshot::Sender<Result<(), Diagnosis>>,
 }
 
 /// The way to an account's refresher. Clones lead to the same one.
@@ -110,6 +121,8 @@ pub(super) struct Beginning {
     pub(super) stored: Option<SealedToken>,
     /// A refresher of the same account that is ending: it may still be about to store a token.
     pub(super) predecessor: Option<mpsc::Sender<Command>>,
+    /// What a sign-in has brought, which is newer than what is stored.
+    pub(super) arrived: Option<Arrived>,
 }
 
 /// The task of one account.
@@ -175,23 +188,25 @@ pub(super) fn start(
         save_failures: 0,
         warned: Vec::new(),
     };
-    let predecessor = beginning.predecessor;
+    let Beginning {
+        stored,
+        predecessor,
+        arrived,
+    } = beginning;
     if predecessor.is_none() {
         // At once, so that the account's status is right from the first moment.
-        refresher.load(beginning.stored);
+        refresher.load(stored);
     }
     let stop = tasks.clone();
-    tasks.spawn(
-        "token_refresher",
-        refresher.run(predecessor, commands, stop),
-    );
+    let before = (predecessor, arrived);
+    tasks.spawn("token_refresher", refresher.run(before, commands, stop));
     handle
 }
 
 impl Refresher {
     async fn run(
         mut self,
-        predecessor: Option<mpsc::Sender<Command>>,
+        (predecessor, arrived): (Option<mpsc::Sender<Command>>, Option<Arrived>),
         mut commands: mpsc::Receiver<Command>,
         tasks: Tasks,
     ) {
@@ -204,6 +219,9 @@ impl Refresher {
                     self.load(None);
                 }
             }
+        }
+        if let Some(arrived) = arrived {
+            self.take_arrived(arrived).await;
         }
         loop {
             let next = self.due().map(|(at, _)| at);
@@ -273,7 +291,7 @@ impl Refresher {
                 subject,
                 reply,
             } => {
-                let answer = self.adopt(&granted, subject).await;
+                let answer = self.adopt(*granted, subject).await;
                 answer_to(reply, answer);
             }
             Command::Remark { diagnosis } => self.remark(&diagnosis),
@@ -294,7 +312,18 @@ impl Refresher {
                 let stored = self.reseal(sealer).await;
                 answer_to(reply, stored);
             }
-            Command::Configure { profile, sealer } => self.configure(profile, sealer).await,
+            Command::Configure {
+                profile,
+                sealer,
+                arrived,
+            } => {
+                self.configure(profile, sealer).await;
+                // Before the tokens of before are shown to anybody.
+                if let Some(arrived) = arrived {
+                    self.take_arrived(*arrived).await;
+                }
+            }
+            Command::Take { arrived } => self.take_arrived(*arrived).await,
         }
     }
 

@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Refresher, fetch::after};
+use super::{
+    Arrived, Refresher, answer_to,
+    fetch::{self, after},
+};
 use crate::{
     oauth::{
-        Diagnosis, Error, Kind,
+        Diagnosis, Error, Kind, Service,
         error::{self, Failure, Severity},
-        grant::Profile,
+        grant::{Grants, Profile},
         identity::Subject,
         preset,
         response::Granted,
@@ -18,47 +21,99 @@ use crate::{
     secret::Secret,
 };
 
+/// What a sign-in brought, with a token for each service that gives one.
+#[derive(Debug)]
+pub(in crate::oauth) struct Gathered {
+    granted: Granted,
+    subject: Option<Subject>,
+    asked: Instant,
+    /// The service that the sign-in's own token opens.
+    opened: Option<Service>,
+    /// The newest refresh token.
+    refresh: Option<Secret>,
+    answers: Vec<(Service, Result<Granted, Box<Failure>>)>,
+}
+
+/// Gets the tokens that a sign-in promises. Nothing is given up for them yet.
+///
+/// # Errors
+/// They are of no use: no service has its token, or may have it in a minute.
+pub(in crate::oauth) async fn gather(
+    grants: &Grants,
+    profile: &Profile,
+    granted: Granted,
+    subject: Option<Subject>,
+) -> Result<Gathered, Diagnosis> {
+    let asked = Instant::now();
+    let opened = profile.opened_by_sign_in();
+    let mut refresh = granted.refresh().map(Secret::new);
+    let mut answers = Vec::new();
+    for service in profile.account.services.keys().copied() {
+        if Some(service) == opened {
+            continue;
+        }
+        let Some(token) = &refresh else { continue };
+        let answer = fetch::renew(grants, profile, (service, token), subject.as_ref()).await;
+        // One that rotates serves once.
+        let rotated = answer.as_ref().ok().and_then(Granted::refresh);
+        refresh = rotated.map(Secret::new).or(refresh);
+        answers.push((service, answer));
+    }
+    let of_use = |answer: &Result<Granted, Box<Failure>>| match answer {
+        Ok(_) => true,
+        Err(failure) => failure.severity == Severity::Transient,
+    };
+    if opened.is_none() && !answers.iter().any(|(_, answer)| of_use(answer)) {
+        let refused = answers.into_iter().find_map(|(_, answer)| answer.err());
+        return Err(refused.map_or_else(
+            || profile.diagnosis("no token for the mail service came", "begin again"),
+            |failure| failure.diagnosis,
+        ));
+    }
+    Ok(Gathered {
+        granted,
+        subject,
+        asked,
+        opened,
+        refresh,
+        answers,
+    })
+}
+
 impl Refresher {
     /// A sign-in brought tokens. Those of before are given up only when the new ones are of use: at
     /// least one service has its token, or may have it in a minute.
     pub(super) async fn adopt(
         &mut self,
-        granted: &Granted,
+        granted: Granted,
         subject: Option<Subject>,
     ) -> Result<(), Diagnosis> {
-        let asked = Instant::now();
         let profile = Arc::clone(&self.profile);
-        let opened = profile.opened_by_sign_in();
-        let mut refresh = granted.refresh().map(Secret::new);
-        let mut answers = Vec::new();
-        for service in self.services() {
-            if Some(service) == opened {
-                continue;
-            }
-            let Some(token) = &refresh else { continue };
-            let answer = self.renew(service, token, subject.as_ref()).await;
-            // One that rotates serves once.
-            let rotated = answer.as_ref().ok().and_then(Granted::refresh);
-            refresh = rotated.map(Secret::new).or(refresh);
-            answers.push((service, answer));
-        }
-        let of_use = |answer: &Result<Granted, Box<Failure>>| match answer {
-            Ok(_) => true,
-            Err(failure) => failure.severity == Severity::Transient,
-        };
-        if opened.is_none() && !answers.iter().any(|(_, answer)| of_use(answer)) {
-            let refused = answers.into_iter().find_map(|(_, answer)| answer.err());
-            return Err(refused.map_or_else(
-                || profile.diagnosis("no token for the mail service came", "begin again"),
-                |failure| failure.diagnosis,
-            ));
-        }
-        self.record = Some(self.consented(granted, subject));
+        let gathered = gather(&self.parts.grants, &profile, granted, subject).await?;
+        self.take(gathered).await
+    }
+
+    /// What arrived is this account's.
+    pub(super) async fn take_arrived(&mut self, arrived: Arrived) {
+        let answer = self.take(arrived.gathered).await;
+        answer_to(arrived.reply, answer);
+    }
+
+    async fn take(&mut self, gathered: Gathered) -> Result<(), Diagnosis> {
+        let Gathered {
+            granted,
+            subject,
+            asked,
+            opened,
+            refresh,
+            answers,
+        } = gathered;
+        self.record = Some(self.consented(&granted, subject));
         self.locked = false;
         self.consider();
         let mut live = Vec::new();
         if let Some(service) = opened {
-            live.push((service, self.enter(service, granted, asked)));
+            live.push((service, self.enter(service, &granted, asked)));
         }
         let mut refused = Vec::new();
         for (service, answer) in answers {

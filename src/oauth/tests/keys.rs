@@ -43,7 +43,7 @@ async fn every_record_goes_over_to_a_new_key_and_the_old_one_is_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let house = house(folder.path()).await;
     let before = keys(&house);
-    let rotated = house.oauth.rotate_key().await.unwrap();
+    let rotated = house.oauth.rotate_key(|_| async { Ok(0) }).await.unwrap();
     assert_eq!((rotated.resealed, rotated.old_key_needed), (1, false));
     let after = keys(&house);
     assert_eq!(after.len(), 1);
@@ -84,7 +84,7 @@ async fn a_crash_at_any_moment_leaves_every_record_openable() {
     house.memory.put(resealed).unwrap();
     assert!(survives(&house));
     // Whoever comes after a crash goes on from there: a third key, and none of the others.
-    let rotated = house.oauth.rotate_key().await.unwrap();
+    let rotated = house.oauth.rotate_key(|_| async { Ok(0) }).await.unwrap();
     assert!(!rotated.old_key_needed);
     assert_eq!(keys(&house).len(), 1);
     assert!(survives(&house));
@@ -95,16 +95,44 @@ async fn while_the_disk_is_full_the_old_key_stays() {
     let folder = tempfile::tempdir().unwrap();
     let house = house(folder.path()).await;
     house.memory.full.store(true, Ordering::SeqCst);
-    let rotated = house.oauth.rotate_key().await.unwrap();
+    let rotated = house.oauth.rotate_key(|_| async { Ok(0) }).await.unwrap();
     assert_eq!(rotated.waiting, [alerts()]);
     assert!(rotated.old_key_needed);
     assert_eq!(keys(&house).len(), 2);
     assert!(survives(&house));
     house.memory.full.store(false, Ordering::SeqCst);
-    let rotated = house.oauth.rotate_key().await.unwrap();
+    let rotated = house.oauth.rotate_key(|_| async { Ok(0) }).await.unwrap();
     assert!(!rotated.old_key_needed);
     assert_eq!(keys(&house).len(), 1);
     assert!(survives(&house));
+}
+
+/// What others keep under the key holds the old one back as well.
+#[tokio::test(start_paused = true)]
+async fn while_others_cannot_seal_anew_the_old_key_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = house(folder.path()).await;
+    let full = || crate::store::Error::Full(Arc::new(std::io::Error::other("no space")));
+    let refused = house.oauth.rotate_key(|_| async { Err(full()) }).await;
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    assert_eq!(keys(&house).len(), 2);
+    assert!(survives(&house));
+    let old = Sealer::from_key(&house.config.key).unwrap();
+    let secrets = BTreeMap::from([("client_secret".to_owned(), Secret::new("s"))]);
+    let sealed = Seal::of(&Arc::new(old)).seal(&secrets, "x").unwrap();
+    let resealed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let taken = Arc::clone(&resealed);
+    let others = |seal: Seal| async move {
+        let opened = seal.open(&sealed, "x").unwrap();
+        *taken.lock().unwrap() = seal.seal(&opened, "x").unwrap();
+        Ok(1)
+    };
+    let rotated = house.oauth.rotate_key(others).await.unwrap();
+    assert_eq!((rotated.resealed, rotated.old_key_needed), (2, false));
+    assert_eq!(keys(&house).len(), 1);
+    let alone = Seal::from_key(&house.config.key).unwrap();
+    let resealed = resealed.lock().unwrap().clone();
+    assert_eq!(alone.open(&resealed, "x"), Some(secrets));
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +146,7 @@ async fn a_record_that_no_key_opens_is_named_and_left_alone() {
     let damaged = token.record.clone();
     memory.put(token).unwrap();
     let house = House::furnished(played, memory, config).await;
-    let rotated = house.oauth.rotate_key().await.unwrap();
+    let rotated = house.oauth.rotate_key(|_| async { Ok(0) }).await.unwrap();
     assert_eq!(
         (rotated.resealed, &rotated.locked[..]),
         (0, &[alerts()][..])
@@ -135,7 +163,7 @@ async fn a_given_key_is_changed_by_putting_the_new_one_in_front() {
     config.key = Key::Given(Secret::new(format!("{new} {KEY}")));
     let mut house = House::furnished(played, memory, config).await;
     assert!(house.token().await.is_ok(), "the old one opens");
-    let rotated = house.oauth.rotate_key().await.unwrap();
+    let rotated = house.oauth.rotate_key(|_| async { Ok(0) }).await.unwrap();
     assert!(!rotated.old_key_needed);
     house.config.key = Key::Given(Secret::new(new));
     assert!(survives(&house));

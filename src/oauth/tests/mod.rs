@@ -1,6 +1,7 @@
 //! The token keeper against a token endpoint played here: real HTTP on a free port, time paused.
 
 mod discovering;
+mod drafting;
 mod grants;
 mod identifying;
 mod keys;

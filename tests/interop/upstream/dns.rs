@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv6Addr, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
     process::Command,
     sync::{Arc, Mutex},
     thread,
@@ -25,6 +25,8 @@ enum Answers {
     Silence,
     /// 127.0.0.1, and an IPv6 address behind which nobody is.
     Both,
+    /// Another address: the provider has moved.
+    Moved,
 }
 
 /// What the account's reason then says.
@@ -33,6 +35,9 @@ const SAID: [(Answers, &str); 3] = [
     (Answers::ServFail, "Temporary failure in name resolution"),
     (Answers::Silence, "resolving smtp.provider.example"),
 ];
+
+/// Where a provider that has moved is.
+const MOVED_TO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Nobody answers there, and nobody says so.
 const BLACK_HOLE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
@@ -60,10 +65,11 @@ fn answer(query: &[u8], answers: Answers) -> Option<Vec<u8>> {
         Answers::Silence => return None,
         Answers::NxDomain => 3,
         Answers::ServFail => 2,
-        Answers::Both => 0,
+        Answers::Both | Answers::Moved => 0,
     };
     let data: Option<Vec<u8>> = match (answers, kind) {
         (Answers::Both, 1) => Some(vec![127, 0, 0, 1]),
+        (Answers::Moved, 1) => Some(MOVED_TO.octets().into()),
         (Answers::Both, 28) => Some(BLACK_HOLE.octets().into()),
         _ => None,
     };
@@ -176,4 +182,36 @@ fn a_name_server_that_fails_and_an_address_that_leads_nowhere() {
     });
     site.wait_empty();
     assert_eq!(sink.ledger().deliveries.len(), 3, "each once");
+}
+
+/// Row 33: the name is looked up for each connection, so that mail follows a provider that moves, and
+/// nothing is lost or sent twice on the way.
+#[test]
+fn mail_follows_a_name_to_its_new_address() {
+    if !network::is_inside("upstream::dns::mail_follows_a_name_to_its_new_address") {
+        return;
+    }
+    let old = Sink::start();
+    let new = Sink::at((MOVED_TO, old.address.port()).into());
+    let account = old
+        .account("alerts")
+        .replace("host = \"127.0.0.1\"", "host = \"smtp.provider.example\"");
+    let site = Site::new(&account);
+    let resolver = site.path().join("resolv.conf");
+    fs::write(&resolver, "nameserver 127.0.0.1\n").unwrap();
+    network::replace("/etc/resolv.conf".as_ref(), &resolver);
+    let answers = Arc::new(Mutex::new(Answers::Both));
+    serve(Arc::clone(&answers));
+    let _relay = site.start();
+    site.submit(&message("before", b"Here.\r\n"));
+    site.wait_empty();
+    assert_eq!(old.ledger().deliveries.len(), 1);
+
+    *answers.lock().unwrap() = Answers::Moved;
+    // The old address wants no more mail of anybody, on the connection that is still open as on new ones.
+    old.answer_mail(Some("421 4.3.2 this server has moved"));
+    site.submit(&message("after", b"There.\r\n"));
+    site.wait_empty();
+    assert_eq!(new.ledger().deliveries.len(), 1);
+    assert_eq!(old.ledger().deliveries.len(), 1, "each once");
 }

@@ -71,7 +71,7 @@ fn state(site: &Site, name: &str, queue: &[Value]) -> Option<Comes> {
         (_, "deferred") if tried => Some(Comes::Deferred),
         (_, "queued") => match site.account(name)["state"].as_str().unwrap() {
             "held" => Some(Comes::Held),
-            _ if paused(site, name, "").is_some() => Some(Comes::Untouched),
+            "retrying" if paused(site, name, "").is_some() => Some(Comes::Untouched),
             _ => None,
         },
         _ => None,

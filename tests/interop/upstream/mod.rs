@@ -1,6 +1,7 @@
 //! Upstream servers that are not ours, and that fail: each phase, each way.
 
 mod dns;
+mod dovecot;
 mod faults;
 mod postfix;
 mod reports;

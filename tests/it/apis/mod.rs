@@ -2,6 +2,7 @@
 //! octets, the recipients, what is too large, what goes wrong, and `transport = "auto"`.
 
 mod corpus;
+mod refused;
 mod waiting;
 
 use std::{

@@ -1,0 +1,115 @@
+// The console works without this. With it: live parts renew themselves, a form is sent once, values
+// can be copied, lists can be ticked at once.
+"use strict";
+
+(() => {
+  const QUIET_MS = 1000;   // after an event: others come with it
+  const STALE_MS = 30000;  // "3m ago" must not become a lie
+  const RETRY_MS = [2000, 5000, 15000, 30000];
+
+  let source = null, pending = null, fetching = false, failures = 0;
+
+  const live = () => document.querySelectorAll("[data-live][id]");
+
+  function renewSoon(delay) {
+    if (pending === null) pending = setTimeout(renew, delay);
+  }
+
+  async function renew() {
+    pending = null;
+    if (document.hidden || fetching) return;
+    fetching = true;
+    try {
+      const answer = await fetch(location.href, { headers: { "X-Live": "1" }, redirect: "error" });
+      if (answer.status === 401) { location.reload(); return; }
+      if (answer.ok) replace(await answer.text());
+    } catch { /* the next event, or the next half minute, tries again */ }
+    finally { fetching = false; renewSoon(STALE_MS); }
+  }
+
+  function replace(html) {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    for (const old of live()) {
+      const fresh = page.getElementById(old.id);
+      const active = document.activeElement;
+      // What a person is typing in, has ticked or has opened stays as it is.
+      const inUse = old.contains(active) && active.matches("input, select, textarea");
+      if (!fresh || inUse || old.querySelector("input:checked, details[open]")) continue;
+      if (old.outerHTML === fresh.outerHTML) continue;
+      const focused = old.contains(active) ? active.id : "";
+      old.replaceWith(document.importNode(fresh, true));
+      if (focused) document.getElementById(focused)?.focus();
+    }
+    enhance();
+  }
+
+  function listen() {
+    if (source !== null || document.hidden || live().length === 0) return;
+    source = new EventSource("/events");
+    source.addEventListener("open", () => { failures = 0; });
+    source.addEventListener("changed", () => {
+      clearTimeout(pending); pending = null;
+      renewSoon(QUIET_MS);
+    });
+    source.addEventListener("error", () => {
+      // The browser comes back by itself, unless the answer was no.
+      if (source === null || source.readyState !== EventSource.CLOSED) return;
+      source = null;
+      const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)];
+      setTimeout(() => { renew(); listen(); }, wait);
+    });
+  }
+
+  function pause() {
+    if (source !== null) source.close();
+    source = null;
+    clearTimeout(pending); pending = null;
+  }
+
+  function enhance() {
+    for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = !navigator.clipboard;
+    for (const box of document.querySelectorAll("input[data-check-all]")) box.hidden = false;
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) pause();
+    else { renew(); listen(); }
+  });
+  addEventListener("pagehide", pause);
+  addEventListener("pageshow", (event) => { if (event.persisted) { renew(); listen(); } });
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post") return;
+    if (form.dataset.sent) { event.preventDefault(); return; }
+    form.dataset.sent = "1";
+    form.querySelectorAll("button").forEach((button) => button.setAttribute("aria-disabled", "true"));
+    setTimeout(() => {
+      delete form.dataset.sent;
+      form.querySelectorAll("button").forEach((button) => button.removeAttribute("aria-disabled"));
+    }, 10000);
+  });
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button[data-copy]");
+    if (!button) return;
+    const from = document.getElementById(button.dataset.copy);
+    const said = button.textContent;
+    try {
+      await navigator.clipboard.writeText(from.value ?? from.textContent.trim());
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = said; }, 2000);
+    } catch { from.focus(); }
+  });
+
+  document.addEventListener("change", (event) => {
+    const all = event.target;
+    if (!all.matches("input[data-check-all]")) return;
+    const boxes = document.querySelectorAll("input[type=checkbox]");
+    for (const box of boxes) if (box.name === all.dataset.checkAll) box.checked = all.checked;
+  });
+
+  enhance();
+  listen();
+  if (live().length > 0) renewSoon(STALE_MS);
+})();

@@ -1,0 +1,84 @@
+//! The fields of a form that was sent, in their order; names may repeat (check boxes of a list).
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::StatusCode,
+};
+use url::form_urlencoded;
+
+use super::Failed;
+use crate::admin::api::Problem;
+
+/// What a form has sent. Not `Debug` with its values: a field may be a secret.
+pub(in crate::admin) struct Posted(Vec<(String, String)>);
+
+impl std::fmt::Debug for Posted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Posted(..)")
+    }
+}
+
+impl Posted {
+    /// A field as it was typed; empty: not given.
+    pub(in crate::admin) fn raw(&self, name: &str) -> &str {
+        let mut fields = self.0.iter();
+        let found = fields.find(|(given, _)| given == name);
+        found.map_or("", |(_, value)| value.as_str())
+    }
+
+    /// A field without the blanks around it, which come with copying; empty: not given.
+    pub(in crate::admin) fn text(&self, name: &str) -> &str {
+        self.raw(name).trim()
+    }
+
+    /// Every value of a name that repeats.
+    #[allow(dead_code, reason = "the pages with lists are not here yet")]
+    pub(in crate::admin) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let fields = self.0.iter().filter(move |(given, _)| given == name);
+        fields.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a person has answered the question of [`super::confirm`] with yes.
+    pub(in crate::admin) fn is_confirmed(&self) -> bool {
+        self.raw("confirmed") == "yes"
+    }
+}
+
+/// One field of a form, for the macro `ui::field`: what it is for, what is in it, what is wrong.
+#[derive(Debug, Clone, Default)]
+pub(in crate::admin) struct Field {
+    /// Its name, and its id on the page.
+    pub(in crate::admin) name: &'static str,
+    /// What it is called.
+    pub(in crate::admin) label: &'static str,
+    /// What is in it. Never a secret: those go in and do not come out.
+    pub(in crate::admin) value: String,
+    /// What to write there, in a sentence.
+    pub(in crate::admin) help: String,
+    /// What is wrong with the value, with the remedy.
+    pub(in crate::admin) error: Option<String>,
+    /// `text`, `url`, `email`, `number`, `date`, `password`; without meaning for a choice.
+    pub(in crate::admin) kind: &'static str,
+    /// What a browser may fill in; `off` for what is no login.
+    pub(in crate::admin) autocomplete: &'static str,
+    /// Values and their labels; empty: free text.
+    pub(in crate::admin) choices: Vec<(&'static str, &'static str)>,
+    /// Whether the form cannot do without.
+    pub(in crate::admin) is_required: bool,
+    /// Whether the file has it.
+    pub(in crate::admin) is_read_only: bool,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Posted {
+    type Rejection = Failed;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
+        let octets = Bytes::from_request(request, state).await;
+        let octets = octets.map_err(|_| {
+            let text = "The form did not arrive whole.";
+            Failed(Problem::new(StatusCode::BAD_REQUEST, text))
+        })?;
+        Ok(Self(form_urlencoded::parse(&octets).into_owned().collect()))
+    }
+}

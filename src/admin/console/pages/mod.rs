@@ -1,0 +1,4 @@
+//! The pages, one file each with its template beside it.
+
+pub(super) mod overview;
+pub(super) mod settings;

@@ -1,0 +1,313 @@
+//! Accounts: mailboxes and smarthosts, as they are written, and stopping them by hand.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{FieldProblem, Form, How, Input, Who, Written, placed, put};
+use crate::{
+    admin::{
+        Shared,
+        api::Problem,
+        handlers::{Answer, AppState, to_its_end},
+        problem::{Input as Body, Named},
+    },
+    mail::AccountName,
+    registry::{Change, Section, Settings},
+};
+
+/// The keys that hold a secret.
+pub(super) const SECRETS: [&str; 1] = ["smtp.password"];
+
+/// An account as it was written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AccountSettings {
+    /// Its name.
+    pub name: AccountName,
+    /// Its keys, `smtp`, `limits` and the like as objects in it; what is missing has its default.
+    pub settings: Settings,
+    /// Whether there is a password for its server.
+    pub smtp_password_set: bool,
+    /// It stands in the file or the environment.
+    pub read_only: bool,
+    /// An operator has stopped it.
+    pub stopped: bool,
+    /// Why it is left out; empty: it is in force.
+    pub problems: Vec<FieldProblem>,
+    /// When it was last changed here.
+    pub changed_at: Option<Timestamp>,
+}
+
+/// What a form sends, or what is wrong with it.
+#[derive(Debug)]
+pub(in crate::admin) struct Sent(Result<Input, FieldProblem>);
+
+impl<'de> Deserialize<'de> for Sent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Settings::deserialize(deserializer).map(|sent| Self(Input::of(sent, &SECRETS)))
+    }
+}
+
+impl Shared {
+    /// Every account as it was written, those left out as well.
+    pub(in crate::admin) fn account_settings(&self) -> Vec<AccountSettings> {
+        let all = self.all_written(Section::Account);
+        all.into_iter().map(|one| self.account_shown(one)).collect()
+    }
+
+    /// One account as it was written.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(in crate::admin) fn account_setting(&self, name: &str) -> Result<AccountSettings, Problem> {
+        let written = self.written(Section::Account, name);
+        let written = written.ok_or_else(|| Problem::none(Section::Account, name))?;
+        Ok(self.account_shown(written))
+    }
+
+    fn account_shown(&self, written: Written) -> AccountSettings {
+        let name = written.name;
+        let entries = self.parts.registry.entries();
+        AccountSettings {
+            settings: written.settings,
+            smtp_password_set: written.secrets.contains("smtp.password"),
+            read_only: written.read_only,
+            stopped: entries.get(Section::Hold, &name).is_some(),
+            problems: written.problems,
+            changed_at: self.changed_at(Section::Account, &name),
+            name: AccountName::new(&name),
+        }
+    }
+
+    /// Saves an account: a new one, or another form of one that was made here. One with a provider
+    /// then asks for a sign-in, if its tokens do not fit any more. Where mail goes to another server
+    /// than before, what was entered for the old one does not go along: a password is entered again,
+    /// and tokens are revoked, so that a person signs in anew.
+    ///
+    /// # Errors
+    /// What is wrong, field by field; nothing has changed then.
+    pub(in crate::admin) async fn save_account(
+        &self,
+        name: &str,
+        input: Input,
+        who: &Who,
+    ) -> Result<AccountSettings, Problem> {
+        let section = Section::Account;
+        let before = self.may_change(section, name)?;
+        let is_given = input.secrets.contains_key("smtp.password");
+        let secrets = self.secrets((section, name), input.secrets)?;
+        let goes_elsewhere =
+            before.is_some_and(|before| goes_elsewhere(&before.settings, &input.settings));
+        if goes_elsewhere && !is_given && secrets.contains_key("smtp.password") {
+            let what =
+                "is needed again: it would go to another server than the one it was entered for";
+            let remedy = "enter it, or leave host, tls and ca_file as they are";
+            let problem = FieldProblem::new("smtp.password", what, remedy);
+            return Err(Problem::fields(vec![problem]));
+        }
+        let account = AccountName::new(name);
+        let is_signed_in = self.parts.oauth.status(&account).is_some();
+        let change = vec![put(section, name, input.settings, secrets)];
+        let form = Form {
+            section,
+            name,
+            before: "",
+        };
+        if goes_elsewhere && is_signed_in {
+            let judged = self.change(change.clone(), How::Preview).await;
+            judged.map_err(|refused| placed(refused, std::slice::from_ref(&form)))?;
+            self.parts.oauth.sign_out(&account).await?;
+        }
+        self.apply(change, &[form]).await?;
+        who.changed("save", section, name);
+        self.account_setting(name)
+    }
+
+    /// Removes an account that was made here: its tokens are revoked where the provider does that, and
+    /// forgotten.
+    ///
+    /// # Errors
+    /// Mail waits for it, something names it, or it was not made here. Nothing has changed then.
+    pub(in crate::admin) async fn remove_account(
+        &self,
+        name: &str,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        let section = Section::Account;
+        self.made(section, name)?;
+        let account = AccountName::new(name);
+        let counts = self.parts.queue.counts().await?;
+        let waiting = counts.iter().find(|(of, _)| *of == account);
+        let waiting = waiting.map_or(0, |(_, counts)| counts.queued + counts.held);
+        if waiting > 0 {
+            let what = format!("{waiting} messages wait for this account");
+            return Err(Problem::new(StatusCode::CONFLICT, what)
+                .remedy("let them go out, or delete them in the queue"));
+        }
+        let owned = || name.to_owned();
+        let changes = vec![
+            Change::Remove {
+                section,
+                name: owned(),
+            },
+            Change::Remove {
+                section: Section::Hold,
+                name: owned(),
+            },
+        ];
+        // Judged first: an account that stays keeps its tokens.
+        let judged = self.change(changes.clone(), How::Preview).await;
+        judged.map_err(|refused| placed(refused, &[]))?;
+        if self.parts.oauth.status(&account).is_some() {
+            self.parts.oauth.sign_out(&account).await?;
+        }
+        self.apply(changes, &[]).await?;
+        who.changed("remove", section, name);
+        Ok(())
+    }
+
+    /// Stops an account, whoever has made it: mail for it is taken and waits, over restarts too.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub(in crate::admin) async fn hold_account(
+        &self,
+        name: &AccountName,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        self.known(name)?;
+        let change = put(
+            Section::Hold,
+            name.as_str(),
+            Settings::new(),
+            std::collections::BTreeMap::new(),
+        );
+        self.apply(vec![change], &[]).await?;
+        who.changed("hold", Section::Account, name.as_str());
+        Ok(())
+    }
+
+    /// Lets an account go on: one that an operator has stopped, and one that waits for anything else.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub(in crate::admin) async fn release_account(
+        &self,
+        name: &AccountName,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        self.known(name)?;
+        let entries = self.parts.registry.entries();
+        if entries.get(Section::Hold, name.as_str()).is_some() {
+            let change = Change::Remove {
+                section: Section::Hold,
+                name: name.to_string(),
+            };
+            self.apply(vec![change], &[]).await?;
+        }
+        self.parts.delivery.wake(name);
+        who.changed("release", Section::Account, name.as_str());
+        Ok(())
+    }
+}
+
+/// Whether what opens the account's server would be shown to another one, or on another way.
+fn goes_elsewhere(before: &Settings, after: &Settings) -> bool {
+    let places = [
+        ("smtp", "host"),
+        ("smtp", "tls"),
+        ("smtp", "ca_file"),
+        ("graph", "url"),
+        ("gmail", "url"),
+    ];
+    let at = |settings: &Settings, section: &str, key: &str| {
+        let value = settings.get(section)?.get(key)?;
+        value.as_str().map(str::to_ascii_lowercase)
+    };
+    let mut places = places.into_iter();
+    places.any(|(section, key)| at(before, section, key) != at(after, section, key))
+}
+
+pub(in crate::admin) async fn list(State(shared): AppState) -> Json<Vec<AccountSettings>> {
+    Json(shared.account_settings())
+}
+
+pub(in crate::admin) async fn show(
+    State(shared): AppState,
+    Named(name): Named<String>,
+) -> Answer<AccountSettings> {
+    shared.account_setting(&name).map(Json)
+}
+
+pub(in crate::admin) async fn save(
+    State(shared): AppState,
+    Named(name): Named<String>,
+    who: Who,
+    Body(Sent(sent)): Body<Sent>,
+) -> Answer<AccountSettings> {
+    let sent = sent.map_err(|problem| Problem::fields(vec![problem]))?;
+    shared.save_account(&name, sent, &who).await.map(Json)
+}
+
+pub(in crate::admin) async fn remove(
+    State(shared): AppState,
+    Named(name): Named<String>,
+    who: Who,
+) -> Result<StatusCode, Problem> {
+    let task = Arc::clone(&shared);
+    let removed = to_its_end(&shared.parts.tasks, "remove_account", async move {
+        task.remove_account(&name, &who).await
+    });
+    removed.await.ok_or_else(Problem::lost)??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(in crate::admin) async fn hold(
+    State(shared): AppState,
+    Named(name): Named<AccountName>,
+    who: Who,
+) -> Result<StatusCode, Problem> {
+    shared.hold_account(&name, &who).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(in crate::admin) async fn release(
+    State(shared): AppState,
+    Named(name): Named<AccountName>,
+    who: Who,
+) -> Result<StatusCode, Problem> {
+    shared.release_account(&name, &who).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn another_server_is_elsewhere_and_another_pace_is_not() {
+        let before = json!({"smtp": {"host": "Mail.example", "port": 587}, "limits": {}});
+        let case = |after: serde_json::Value| {
+            let settings = |value: &serde_json::Value| value.as_object().unwrap().clone();
+            goes_elsewhere(&settings(&before), &settings(&after))
+        };
+        assert!(!case(
+            json!({"smtp": {"host": "mail.example", "port": 25}, "fallback": "x"})
+        ));
+        assert!(case(json!({"smtp": {"host": "evil.example", "port": 587}})));
+        assert!(case(
+            json!({"smtp": {"host": "mail.example", "tls": "none"}})
+        ));
+        assert!(case(
+            json!({"smtp": {"host": "mail.example", "ca_file": "/x"}})
+        ));
+        assert!(case(
+            json!({"smtp": {"host": "mail.example"}, "graph": {"url": "https://x"}})
+        ));
+        assert!(case(json!({})));
+    }
+}

@@ -1,0 +1,166 @@
+//! Networks that may connect beside those of the file: "allow this device".
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use axum::{Json, extract::State, http::StatusCode};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{FieldProblem, Form, Who, put};
+use crate::{
+    admin::{
+        Shared,
+        api::Problem,
+        handlers::AppState,
+        problem::{Input as Body, Named},
+    },
+    registry::{Change, Section, Settings},
+};
+
+/// No note is longer.
+const NOTE_LEN_MAX: usize = 200;
+
+/// A network that is let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The network.
+    pub network: String,
+    /// At this listener alone; none: at each that has a list.
+    pub listener: Option<String>,
+    /// Who that is.
+    pub note: Option<String>,
+    /// Why it is left out; empty: it is in force.
+    pub problems: Vec<FieldProblem>,
+    /// When it was let in.
+    pub changed_at: Timestamp,
+}
+
+/// A network to let in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAllowed {
+    /// A network, or one address.
+    pub network: String,
+    /// At this listener alone; none: at each that has a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// Who that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl Shared {
+    /// Every network that was let in here.
+    pub(in crate::admin) fn allowed(&self) -> Vec<Allowed> {
+        let entries = self.parts.registry.entries();
+        let allowed = entries.of(Section::Allow).map(|(network, entry)| {
+            let text = |key: &str| entry.settings.get(key).and_then(Value::as_str);
+            let written = self.written(Section::Allow, network);
+            Allowed {
+                network: network.to_owned(),
+                listener: text("listener").map(str::to_owned),
+                note: text("note").map(str::to_owned),
+                problems: written.map_or_else(Vec::new, |written| written.problems),
+                changed_at: entry.changed_at,
+            }
+        });
+        allowed.collect()
+    }
+
+    /// Lets a network in. Public addresses only where a login is required.
+    ///
+    /// # Errors
+    /// What is wrong, field by field.
+    pub(in crate::admin) async fn allow(
+        &self,
+        new: &NewAllowed,
+        who: &Who,
+    ) -> Result<Allowed, Problem> {
+        let given = new.network.trim();
+        let Some(network) = network(given) else {
+            let remedy = "write a network as \"10.0.0.0/8\" or \"fd00::/8\", or one address";
+            let mut problem = FieldProblem::new("network", "is not a network", remedy);
+            problem.value = format!("{:?}", given.chars().take(80).collect::<String>());
+            return Err(Problem::fields(vec![problem]));
+        };
+        let name = network.to_string();
+        let mut settings = Settings::new();
+        for (key, value) in [("listener", &new.listener), ("note", &new.note)] {
+            if let Some(text) = value.as_deref().map(str::trim).filter(|it| !it.is_empty()) {
+                let text: String = text.chars().filter(|c| !c.is_control()).collect();
+                let cut: String = text.chars().take(NOTE_LEN_MAX).collect();
+                settings.insert(key.to_owned(), cut.into());
+            }
+        }
+        let change = put(Section::Allow, &name, settings, BTreeMap::new());
+        let form = Form {
+            section: Section::Allow,
+            name: &name,
+            before: "",
+        };
+        let applied = self.apply(vec![change], &[form]).await;
+        applied.map_err(|mut problem| {
+            for field in problem
+                .fields
+                .iter_mut()
+                .filter(|field| field.key == "name")
+            {
+                field.key = "network".to_owned();
+            }
+            problem
+        })?;
+        who.changed("add", Section::Allow, &name);
+        let made = self.allowed().into_iter().find(|one| one.network == name);
+        made.ok_or_else(|| Problem::none(Section::Allow, &name))
+    }
+
+    /// Lets a network in no more.
+    ///
+    /// # Errors
+    /// It was not let in here.
+    pub(in crate::admin) async fn disallow(&self, given: &str, who: &Who) -> Result<(), Problem> {
+        let name = network(given).map_or_else(|| given.to_owned(), |network| network.to_string());
+        let entries = self.parts.registry.entries();
+        if entries.get(Section::Allow, &name).is_none() {
+            return Err(Problem::none(Section::Allow, &name));
+        }
+        let change = Change::Remove {
+            section: Section::Allow,
+            name: name.clone(),
+        };
+        self.apply(vec![change], &[]).await?;
+        who.changed("remove", Section::Allow, &name);
+        Ok(())
+    }
+}
+
+/// A network, or one address as one.
+fn network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    let network = text.parse::<IpNet>().ok().or_else(address);
+    network.map(|network| network.trunc())
+}
+
+pub(in crate::admin) async fn list(State(shared): AppState) -> Json<Vec<Allowed>> {
+    Json(shared.allowed())
+}
+
+pub(in crate::admin) async fn add(
+    State(shared): AppState,
+    who: Who,
+    Body(new): Body<NewAllowed>,
+) -> Result<(StatusCode, Json<Allowed>), Problem> {
+    let made = shared.allow(&new, &who).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+pub(in crate::admin) async fn remove(
+    State(shared): AppState,
+    Named(network): Named<String>,
+    who: Who,
+) -> Result<StatusCode, Problem> {
+    shared.disallow(&network, &who).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
