@@ -71,10 +71,13 @@ pub enum Fault {
         /// How many times; none: until cleared.
         times: Option<u32>,
     },
-    /// Take the message, write so many octets of the reply that says so, and close the connection.
+    /// Take the message, write so many octets of the reply that says so, and end the connection.
     Cut {
         /// Octets of the reply; all of it if there are fewer.
         octets: u16,
+        /// End it by a reset (RST) instead of a close (FIN).
+        #[serde(default)]
+        reset: bool,
         /// How many times; none: until cleared.
         times: Option<u32>,
     },
@@ -153,8 +156,13 @@ pub(super) enum Deed {
     Reply(String),
     /// Hang up.
     Drop,
-    /// Write the beginning of the usual reply and hang up.
-    Cut(u16),
+    /// Write the beginning of the usual reply and end the connection.
+    Cut {
+        /// So much of it.
+        octets: u16,
+        /// By a reset.
+        reset: bool,
+    },
     /// Answer an HTTP request.
     Http {
         /// Status.
@@ -280,7 +288,10 @@ impl Fault {
         match self {
             Self::Reply { reply, .. } => Some(Deed::Reply(reply.clone())),
             Self::Drop { .. } => Some(Deed::Drop),
-            Self::Cut { octets, .. } => Some(Deed::Cut(*octets)),
+            Self::Cut { octets, reset, .. } => Some(Deed::Cut {
+                octets: *octets,
+                reset: *reset,
+            }),
             Self::Token { status, body, .. } => Some(Deed::Http {
                 status: *status,
                 body: body.clone(),

@@ -123,6 +123,8 @@ enum Flow {
     Go,
     StartTls,
     End,
+    /// It ends without a close.
+    Reset,
 }
 
 /// What was read.
@@ -171,7 +173,9 @@ impl Server {
         let stream = timeout(WRITE_TIMEOUT, accept).await??;
         session.tls_started();
         let mut secured = self.talk(&mut session, stream);
-        secured.run().await?;
+        if secured.run().await? == Flow::Reset {
+            return secured.stream.get_ref().0.set_zero_linger();
+        }
         // A peer that has hung up already does not need the close_notify.
         secured.stream.shutdown().await.or(Ok(()))
     }
@@ -297,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
                 return self.instead(Deed::Reply(text)).await;
             }
             (Some(Deed::Reply(text)), _) => Answer::Refuse(line(&text)),
-            (Some(Deed::Drop | Deed::Cut(_) | Deed::Http { .. }), _) => return Ok(Flow::End),
+            (Some(Deed::Drop | Deed::Cut { .. } | Deed::Http { .. }), _) => return Ok(Flow::End),
             (None, Question::Login(credentials)) => self.server.login(credentials),
             (None, Question::Mail { .. } | Question::Rcpt(_)) => Answer::Accept,
         };
@@ -327,9 +331,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         let mut reply = format!("250 2.0.0 ok, {taken} in the sandbox\r\n");
         match deed {
             None => self.write(&Reply(reply.into())).await.map(|()| Flow::Go),
-            Some(Deed::Cut(octets)) => {
+            Some(Deed::Cut { octets, reset }) => {
                 reply.truncate(octets.into());
-                self.write(&Reply(reply.into())).await.map(|()| Flow::End)
+                self.write(&Reply(reply.into())).await?;
+                Ok(if reset { Flow::Reset } else { Flow::End })
             }
             Some(deed) => self.instead(deed).await,
         }
@@ -412,7 +417,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     /// Does what the script says in place of the usual.
     async fn instead(&mut self, deed: Deed) -> io::Result<Flow> {
         match deed {
-            Deed::Drop | Deed::Cut(_) | Deed::Http { .. } => Ok(Flow::End),
+            Deed::Drop | Deed::Cut { .. } | Deed::Http { .. } => Ok(Flow::End),
             Deed::Reply(text) => {
                 self.write(&line(&text)).await?;
                 let closes = text.starts_with("421");

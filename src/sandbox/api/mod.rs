@@ -200,7 +200,7 @@ async fn play(shared: &Shared, phase: &str) -> Option<Response> {
             }
             Some(response)
         }
-        Deed::Drop | Deed::Cut(_) | Deed::Reply(_) => Some(Response::new(Body::new(Broken))),
+        Deed::Drop | Deed::Cut { .. } | Deed::Reply(_) => Some(Response::new(Body::new(Broken))),
     }
 }
 

@@ -272,7 +272,11 @@ async fn a_cut_ends_in_the_middle_of_the_reply_to_a_message_that_was_taken() {
         let mut peer = logged_in(&rig).await;
         let before = rig.sandbox.delivered().len();
         let times = Some(1);
-        rig.sandbox.play(Fault::Cut { octets, times });
+        rig.sandbox.play(Fault::Cut {
+            octets,
+            reset: false,
+            times,
+        });
         peer.dialogue(&[
             ("MAIL FROM:<a@example.com>", "250"),
             ("RCPT TO:<b@example.com>", "250"),

@@ -2,7 +2,9 @@
 //! octets, the recipients, what is too large, what goes wrong, and `transport = "auto"`.
 
 mod corpus;
+mod cut;
 mod refused;
+mod stripped;
 mod waiting;
 
 use std::{
