@@ -114,6 +114,8 @@ pub async fn tls(
         Err(mail_send::Error::Tls(error)) => Err(refused(*error)),
         Err(mail_send::Error::Io(error)) => Err(match error.downcast::<rustls::Error>() {
             Ok(error) => refused(error),
+            // mail-send keeps no more of what the system says than its kind.
+            Err(error) if error.to_string() == "Unspecified" => TlsError::Io(error.kind().into()),
             Err(error) => TlsError::Io(error),
         }),
         Err(mail_send::Error::Timeout) => Err(TlsError::Timeout),
@@ -209,7 +211,7 @@ const ADDRESSES_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
 
@@ -253,6 +255,27 @@ mod tests {
         drop(dead);
         let error = tcp("127.0.0.1", address.port()).await.expect_err("refused");
         assert!(matches!(error, Error::Connect { address: a, .. } if a == address));
+    }
+
+    /// What the system says of it is told, not what the library makes of that.
+    #[tokio::test]
+    async fn a_connection_reset_in_the_handshake_is_named() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = server.local_addr().expect("bound").port();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.expect("a peer");
+            stream.read_u8().await.expect("a ClientHello");
+            stream.set_zero_linger().expect("a socket");
+        });
+        let stream = tcp("127.0.0.1", port).await.expect("connects");
+        let connectors = super::super::tls::client::Connectors::new();
+        let connector = connectors.get(None).await.expect("the system's roots");
+        let error = tls(stream, &connector, "127.0.0.1").await;
+        let Err(TlsError::Io(error)) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(error.to_string(), "connection reset");
+        serving.await.expect("it ends");
     }
 
     #[tokio::test]
