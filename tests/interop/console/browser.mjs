@@ -60,6 +60,8 @@ class Play {
     /** What pages have done and may not do. */
     this.complaints = [];
     this.expected = [];
+    /** Answers that are being looked at. */
+    this.judging = [];
     /** Origins that a page may lead to, beside the console's. */
     this.friends = new Set([rig.console, ...(rig.friends ?? [])]);
   }
@@ -69,6 +71,7 @@ class Play {
     this.now = name;
     const began = Date.now();
     await play();
+    await Promise.all(this.judging.splice(0));
     this.complain();
     console.log(`  ${name} (${Date.now() - began} ms)`);
   }
@@ -113,7 +116,7 @@ class Play {
       const url = new URL(asked.url());
       if (!this.friends.has(url.origin) && url.protocol !== "data:") this.note(`request to ${asked.url()}`);
     });
-    context.on("response", (answer) => this.judge(answer));
+    context.on("response", (answer) => this.judging.push(this.judge(answer)));
     const page = await context.newPage();
     page.on("dialog", (dialog) => {
       this.note(`dialog: ${dialog.message()}`);
@@ -136,7 +139,9 @@ class Play {
   async judge(answer) {
     const url = new URL(answer.url());
     if (url.origin !== rig.console) return;
-    const fields = await answer.allHeaders();
+    // A page that is closed takes what it knew with it.
+    const fields = await answer.allHeaders().catch(() => null);
+    if (fields === null) return;
     for (const flaw of flaws(url, fields)) this.note(`${answer.request().method()} ${url.pathname}: ${flaw}`);
     const kind = fields["content-type"] ?? "";
     if (!/html|json|xml/.test(kind) || /^3/.test(answer.status())) return;
