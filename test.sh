@@ -22,12 +22,13 @@ PACKAGES=(
     libnet-ssleay-perl libio-socket-ssl-perl libauthen-sasl-perl libsasl2-modules openssl
     strace util-linux mount e2fsprogs                       # faults
     systemd                                                 # socket activation, hardening of the unit
+    chromium fonts-dejavu-core                              # the console, and letters on its pictures
 )
 # command:package, to check that an installation brought what it promised.
 COMMANDS=(
     cc:gcc doveconf:dovecot-core dovecot:dovecot-core postfix:postfix sendmail:postfix smtp-sink:postfix swaks:swaks git:git s-nail:s-nail bsd-mailx:bsd-mailx mutt:mutt dpkg-deb:dpkg javac:openjdk-17-jdk-headless
     tinyproxy:tinyproxy-bin haproxy:haproxy prlimit:util-linux ip:iproute2 unshare:util-linux msmtp:msmtp curl:curl php:php-cli python3:python3 openssl:openssl strace:strace
-    setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs systemd-socket-activate:systemd systemd-analyze:systemd
+    setpriv:util-linux mount:mount mkfs.ext4:e2fsprogs chromium:chromium systemd-socket-activate:systemd systemd-analyze:systemd
 )
 export PATH="$PWD/target/tools/bin:$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 

@@ -13,6 +13,7 @@ mod support;
 mod apis;
 mod canaille;
 mod clients;
+mod console;
 mod listener;
 mod monitoring;
 mod mtas;
