@@ -26,6 +26,7 @@ use super::{
 use crate::{
     mail::{self, AccountName, Address, QueueId},
     net::tasks::Tasks,
+    notify::{Channel, Tried},
     oauth::{Rotated, SignIn},
     queue::{Counts, Operation, trace::Search},
     store::{self, EntryState, Filter},
@@ -192,18 +193,7 @@ pub(super) async fn test(
 }
 
 pub(super) async fn test_notify(State(shared): AppState) -> Answer<Notified> {
-    let notify = shared.parts.notify.clone();
-    let tried = to_its_end(&shared.parts.tasks, "test_notify", async move {
-        notify.test().await
-    });
-    let channels = tried.await.ok_or_else(Problem::lost)?;
-    if channels.is_empty() {
-        let nobody = "nobody is told: no way is set in [notify]";
-        return Err(Problem::new(StatusCode::CONFLICT, nobody).remedy(
-            "set notify.webhook, notify.command, or notify.account and notify.to; then \
-             `gatepost reload`",
-        ));
-    }
+    let channels = shared.test_notify(None).await?;
     Ok(Json(Notified { channels }))
 }
 
@@ -338,6 +328,26 @@ pub(super) async fn operate(
 }
 
 impl Shared {
+    /// Sends a test notice, `only` one way or each that is set; what became of each.
+    ///
+    /// # Errors
+    /// None is set.
+    pub(super) async fn test_notify(&self, only: Option<Channel>) -> Result<Vec<Tried>, Problem> {
+        let notify = self.parts.notify.clone();
+        let tried = to_its_end(&self.parts.tasks, "test_notify", async move {
+            notify.test(only).await
+        });
+        let channels = tried.await.ok_or_else(Problem::lost)?;
+        if channels.is_empty() {
+            let nobody = "nobody is told: no way is set in [notify]";
+            return Err(Problem::new(StatusCode::CONFLICT, nobody).remedy(
+                "set notify.webhook, notify.command, or notify.account and notify.to; then \
+                 `gatepost reload`",
+            ));
+        }
+        Ok(channels)
+    }
+
     /// Every account as it stands.
     pub(super) async fn accounts(&self) -> Result<Vec<Account>, store::Error> {
         let counts = self.parts.queue.counts().await?;

@@ -42,7 +42,7 @@ use crate::{
     oauth::Oauth,
     queue::Queue,
     registry::Registry,
-    submission::Submission,
+    submission::{Listener, Submission},
     telemetry::Metrics,
 };
 
@@ -148,6 +148,10 @@ pub struct View {
     pub public_url: Option<Url>,
     /// What opens the console's pages: an argon2id PHC string.
     pub password_hash: Option<String>,
+    /// This relay's name.
+    pub hostname: String,
+    /// Where mail is taken, for whoever sets a device up.
+    pub listeners: Vec<Listener>,
     /// Every key of the configuration; no secrets.
     pub settings: Vec<api::Setting>,
     /// What is allowed in the configuration and still worth a remark.

@@ -354,6 +354,8 @@ fn view(config: &Config) -> admin::View {
         config_file: config.file.clone(),
         public_url: config.admin.public_url.clone(),
         password_hash: config.admin.password_hash.clone(),
+        hostname: config.rules.hostname.clone(),
+        listeners: config.listeners.clone(),
         settings: config.settings.clone(),
         warnings: config.warnings.clone(),
         written: config.written.clone(),

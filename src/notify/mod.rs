@@ -212,11 +212,41 @@ impl Notifier {
         }
     }
 
-    /// Sends a test notice every way that is set, once; what became of each. Empty: none is set.
-    pub async fn test(&self) -> Vec<Tried> {
+    /// What each way is set to, without secrets; `None`: it is not set. A webhook's URL is one, and
+    /// the arguments of a command may hold one.
+    #[must_use]
+    pub fn ways(&self) -> Vec<(Channel, Option<String>)> {
+        let config = self.inner.config();
+        let set_to = |channel| match channel {
+            Channel::Webhook => config
+                .webhook
+                .as_ref()
+                .map(|_| "a URL, kept secret".to_owned()),
+            Channel::Command => config
+                .command
+                .first()
+                .map(|program| match config.command.len() {
+                    1 => program.clone(),
+                    words => format!("{program} and {} more words", words - 1),
+                }),
+            Channel::Mail => config.mail.as_ref().map(|mail| {
+                let Mail { account, to } = mail;
+                format!("to {to}, through account {account}")
+            }),
+        };
+        Channel::ALL
+            .map(|channel| (channel, set_to(channel)))
+            .into()
+    }
+
+    /// Sends a test notice, `only` one way or every way that is set, once; what became of each. Empty:
+    /// none is set.
+    pub async fn test(&self, only: Option<Channel>) -> Vec<Tried> {
         let config = self.inner.config();
         let notice = Notice::test(self.inner.parts.clock.now());
+        let is_meant = |way: &Channel| only.is_none_or(|only| *way == only);
         let set = Channel::ALL.into_iter().filter(|way| way.is_set(&config));
+        let set = set.filter(is_meant);
         let mut tried = Vec::new();
         for channel in set {
             let sent = self.inner.send(channel, &config, &notice).await;

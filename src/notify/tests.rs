@@ -135,7 +135,7 @@ async fn a_webhook_that_says_no_is_not_asked_again() {
     world.notifier.tell(broken("alerts"));
     requests.recv().await.unwrap();
     // The next request is the test's own, so the first was not repeated.
-    let tried = world.notifier.test().await;
+    let tried = world.notifier.test(None).await;
     assert_eq!(tried.len(), 1);
     assert!(!tried[0].ok && tried[0].detail.contains("302"), "{tried:?}");
     assert!(!tried[0].detail.contains("canary"), "{tried:?}");
@@ -169,7 +169,7 @@ async fn more_than_a_way_can_take_is_dropped_and_counted() {
 #[tokio::test]
 async fn nobody_is_told_where_no_way_is_set() {
     let world = World::new(silent());
-    assert!(world.notifier.test().await.is_empty());
+    assert!(world.notifier.test(None).await.is_empty());
     world.notifier.tell(broken("alerts"));
     let metrics = world.stop().await;
     assert_eq!(count(&metrics, Channel::Webhook, "failed"), 0);

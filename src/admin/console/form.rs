@@ -70,6 +70,35 @@ pub(in crate::admin) struct Field {
     pub(in crate::admin) is_read_only: bool,
 }
 
+impl Field {
+    /// The field with what a refusal says about it.
+    pub(in crate::admin) fn judged(self, problem: Option<&Problem>) -> Self {
+        let fields = problem.map_or(&[][..], |problem| &problem.fields);
+        let told = fields.iter().filter(|field| field.key == self.name);
+        let told: Vec<String> = told
+            .map(|field| format!("{}; {}", field.what, field.remedy))
+            .collect();
+        Self {
+            error: (!told.is_empty()).then(|| told.join(" ")),
+            ..self
+        }
+    }
+}
+
+/// What a refusal says that is about none of these fields of its form: for the top of the page.
+pub(in crate::admin) fn about_the_rest(problem: &Problem, fields: &[&str]) -> Vec<String> {
+    let others = problem.fields.iter();
+    let others = others.filter(|field| !fields.contains(&field.key.as_str()));
+    let mut told: Vec<String> = problem.problems.clone();
+    told.extend(others.map(ToString::to_string));
+    if told.is_empty() && problem.fields.is_empty() {
+        let remedy = problem.remedy.as_deref();
+        let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
+        told.push(format!("{}{remedy}", problem.detail));
+    }
+    told
+}
+
 impl<S: Send + Sync> FromRequest<S> for Posted {
     type Rejection = Failed;
 

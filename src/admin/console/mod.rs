@@ -54,7 +54,11 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
 
 /// The pages in the order of the menu.
-const MENU: &[Entry] = &[entry("/", "Overview"), entry("/settings", "Settings")];
+const MENU: &[Entry] = &[
+    entry("/", "Overview"),
+    entry("/clients", "Clients"),
+    entry("/settings", "Settings"),
+];
 
 /// A page of the menu.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +79,10 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/settings", get(pages::settings::show))
         .route("/settings/reload", post(pages::settings::reload))
         .route("/settings/log-out-all", post(pages::settings::log_out_all))
+        .merge(clients())
+        .route("/settings/keys", post(pages::keys::add))
+        .route("/settings/keys/remove", post(pages::keys::remove))
+        .route("/settings/notify/test", post(pages::notices::test))
         .route(live::PATH, get(live::events))
         .route("/logout", post(access::log_out))
         .route_layer(gate);
@@ -82,6 +90,23 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/login", get(access::show).post(access::submit))
         .route("/assets/{name}", get(assets::asset))
         .merge(pages)
+}
+
+/// Devices, their logins, and the networks that were let in.
+fn clients() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/clients", get(pages::clients::show))
+        .route(
+            "/clients/allow",
+            get(pages::allow::show).post(pages::allow::submit),
+        )
+        .route("/clients/allow/remove", post(pages::allow::remove))
+        .route("/clients/logins", post(pages::logins::add))
+        .route("/clients/logins/new", get(pages::logins::show))
+        .route("/clients/logins/rotate", post(pages::logins::rotate))
+        .route("/clients/logins/enable", post(pages::logins::enable))
+        .route("/clients/logins/disable", post(pages::logins::disable))
+        .route("/clients/logins/remove", post(pages::logins::remove))
 }
 
 /// What the layout shows around a page.

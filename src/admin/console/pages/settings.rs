@@ -5,15 +5,19 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
 
+use super::{keys, notices};
 use crate::admin::{
+    Shared,
     api::{Reloaded, Setting, SettingSource},
     console::{
-        Confirm, Frame, Page, Visitor, confirm, done, failed, form::Posted, redirect, render,
+        Confirm, Frame, Page, Visitor, confirm, done, failed,
+        form::{Field, Posted},
+        redirect, render,
     },
     handlers::{self, AppState},
 };
 
-const HERE: &str = "/settings";
+pub(super) const HERE: &str = "/settings";
 
 #[derive(Template)]
 #[template(path = "admin/console/pages/settings.html")]
@@ -21,6 +25,9 @@ struct Settings {
     frame: Frame,
     file: Option<String>,
     groups: Vec<Group>,
+    keys: Vec<keys::Row>,
+    new_key: Field,
+    notices: Vec<notices::Row>,
 }
 
 /// The settings of one section.
@@ -45,16 +52,38 @@ struct Row {
 }
 
 pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Visitor) -> Page {
+    let new_key = keys::field("", None);
+    Ok(answer(&shared, &visitor, StatusCode::OK, new_key))
+}
+
+/// The page, with the form for a key as it was sent.
+pub(super) fn answer(
+    shared: &Shared,
+    visitor: &Visitor,
+    status: StatusCode,
+    new_key: Field,
+) -> Response {
+    let now = shared.parts.clock.now();
     let view = shared.view();
+    let ways = shared.parts.notify.ways().into_iter();
     let page = Settings {
-        frame: Frame::new(&shared, &visitor, HERE),
+        frame: Frame::new(shared, visitor, HERE),
+        keys: shared
+            .keys()
+            .into_iter()
+            .map(|key| keys::Row::new(key, now))
+            .collect(),
+        new_key,
+        notices: ways
+            .map(|(channel, set_to)| notices::Row::new(channel, set_to))
+            .collect(),
         file: view
             .config_file
             .as_ref()
             .map(|file| file.display().to_string()),
         groups: groups(&view.settings),
     };
-    Ok(render(StatusCode::OK, &page))
+    render(status, &page)
 }
 
 /// The settings by section, each in the order of the reference file.
