@@ -57,7 +57,8 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(concat!(
 <h1>{{ title }}</h1>
 <p>{{ text }}</p>
 <p><strong>{{ next }}</strong></p>
-</main>
+{% if let Some(back) = back %}<p><a href="{{ back }}">Back to the console</a></p>
+{% endif %}</main>
 </body>
 </html>
 "#
@@ -66,6 +67,8 @@ struct Page<'a> {
     title: &'a str,
     text: &'a str,
     next: &'a str,
+    /// Where the console goes on; none: there is no console.
+    back: Option<&'a str>,
 }
 
 /// Whether `path` is the callback of one of `urls` (or the default), with or without its last slash.
@@ -78,8 +81,13 @@ pub(super) fn is_callback(path: &str, urls: &[Url]) -> bool {
             .any(|url| url.path().trim_end_matches('/') == path)
 }
 
-/// Answers a request to the callback. (A browser that leaves does not stop the redemption.)
-pub(super) async fn answer(oauth: &Oauth, method: Method, uri: &Uri) -> Response {
+/// Answers a request to the callback; the page leads on to `back`. (A browser that leaves does not stop the redemption.)
+pub(super) async fn answer(
+    oauth: &Oauth,
+    method: Method,
+    uri: &Uri,
+    back: Option<&str>,
+) -> Response {
     // HEAD would use up the code without anybody seeing the page.
     if method != Method::GET {
         return Problem::new(
@@ -88,10 +96,11 @@ pub(super) async fn answer(oauth: &Oauth, method: Method, uri: &Uri) -> Response
         )
         .into_response();
     }
-    page(&oauth.callback(uri.query().unwrap_or_default()).await)
+    let outcome = oauth.callback(uri.query().unwrap_or_default()).await;
+    page(&outcome, back)
 }
 
-fn page(outcome: &Result<AccountName, Diagnosis>) -> Response {
+fn page(outcome: &Result<AccountName, Diagnosis>, back: Option<&str>) -> Response {
     let signed_in;
     let (status, page) = match outcome {
         Ok(account) => {
@@ -100,6 +109,7 @@ fn page(outcome: &Result<AccountName, Diagnosis>) -> Response {
                 title: "Signed in",
                 text: &signed_in,
                 next: "You can close this window.",
+                back,
             };
             (StatusCode::OK, page)
         }
@@ -108,6 +118,7 @@ fn page(outcome: &Result<AccountName, Diagnosis>) -> Response {
                 title: "Not signed in",
                 text: &diagnosis.reason,
                 next: &diagnosis.remedy,
+                back,
             };
             (StatusCode::BAD_REQUEST, page)
         }
@@ -182,7 +193,7 @@ fn router(oauth: Oauth) -> Router {
     });
     let callback = move |method: Method, uri: Uri| async move {
         if is_callback(uri.path(), &oauth.redirect_urls()) {
-            answer(&oauth, method, &uri).await
+            answer(&oauth, method, &uri, None).await
         } else {
             Problem::new(StatusCode::NOT_FOUND, "nothing is here").into_response()
         }
@@ -204,6 +215,7 @@ mod tests {
             title: "Not signed in",
             text: &diagnosis.reason,
             next: &diagnosis.remedy,
+            back: Some("/"),
         };
         page.render().unwrap()
     }

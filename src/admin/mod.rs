@@ -226,6 +226,7 @@ struct Shared {
     access: console::Access,
     pulse: console::live::Pulse,
     history: console::history::History,
+    returns: console::returns::Returns,
 }
 
 impl Admin {

@@ -46,6 +46,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         console: std::sync::OnceLock::new(),
         pulse: console::live::Pulse::default(),
         history: console::history::History::default(),
+        returns: console::returns::Returns::default(),
     });
     let tasks = &shared.parts.tasks;
     tasks.spawn("watch", watch::run(Arc::clone(&shared)));
@@ -275,7 +276,8 @@ async fn callback_or_nothing(
 ) -> Response {
     let oauth = &shared.parts.oauth;
     if callback::is_callback(uri.path(), &oauth.redirect_urls()) {
-        return callback::answer(oauth, method, &uri).await;
+        let back = shared.way_back(uri.query().unwrap_or_default());
+        return callback::answer(oauth, method, &uri, Some(&back)).await;
     }
     let accepted = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok());
     if accepted.is_some_and(|accepted| accepted.contains("text/html")) {

@@ -141,7 +141,10 @@ impl Keeper {
         let begun = self
             .sign_ins()
             .begin_draft(profile, UNATTENDED_PATIENCE, None, None);
-        let id = begun.id.clone();
+        let sign_in = SignIn::Unattended {
+            id: begun.id.clone(),
+        };
+        self.sign_ins().tell(&sign_in);
         let (keeper, profile) = (Arc::clone(self), Arc::clone(profile));
         self.tasks.spawn("unattended_sign_in", async move {
             let result = keeper.prove_unattended(&begun, &profile, apply).await;
@@ -149,7 +152,7 @@ impl Keeper {
                 .settle(&begun.id, &profile, result)
                 .unwrap_or_default();
         });
-        SignIn::Unattended { id }
+        sign_in
     }
 
     /// The provider gives the application a token, or the draft comes to nothing.

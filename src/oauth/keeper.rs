@@ -408,14 +408,16 @@ impl Keeper {
             None => self.sign_ins().begin(profile, BROWSER_PATIENCE, browser),
             Some(_) => (self.sign_ins()).begin_draft(profile, BROWSER_PATIENCE, browser, apply),
         };
-        Ok(SignIn::Browser {
+        let sign_in = SignIn::Browser {
             id: begun.id,
             url: url.into(),
             expires_at: self.in_future(BROWSER_PATIENCE),
             // Google has the endpoint, but refuses the scope of mail there.
             device: endpoints.device_authorization.is_some()
                 && profile.provider.kind != Kind::Google,
-        })
+        };
+        self.sign_ins().tell(&sign_in);
+        Ok(sign_in)
     }
 
     /// `apply`: the profile is a draft.
@@ -440,6 +442,7 @@ impl Keeper {
             user_code: begun_there.user_code().secret().clone(),
             expires_at: self.in_future(patience),
         };
+        self.sign_ins().tell(&sign_in);
         let (keeper, profile) = (Arc::clone(self), Arc::clone(profile));
         self.tasks.spawn("device_sign_in", async move {
             let there = (begun_there, patience);
@@ -477,7 +480,10 @@ impl Keeper {
     fn begin_unattended(self: &Arc<Self>, handle: Handle) -> SignIn {
         let profile = Arc::clone(&handle.profile);
         let begun = self.sign_ins().begin(&profile, UNATTENDED_PATIENCE, None);
-        let id = begun.id.clone();
+        let sign_in = SignIn::Unattended {
+            id: begun.id.clone(),
+        };
+        self.sign_ins().tell(&sign_in);
         let keeper = Arc::clone(self);
         self.tasks.spawn("unattended_sign_in", async move {
             let (reply, answer) = oneshot::channel();
@@ -491,7 +497,7 @@ impl Keeper {
                 .settle(&begun.id, &profile, result)
                 .unwrap_or_default();
         });
-        SignIn::Unattended { id }
+        sign_in
     }
 
     pub(super) async fn sign_in_result(&self, id: &str) -> Result<(), Diagnosis> {

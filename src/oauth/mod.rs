@@ -360,6 +360,40 @@ pub enum SignIn {
     },
 }
 
+impl SignIn {
+    /// What names it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Browser { id, .. } | Self::Device { id, .. } | Self::Unattended { id } => id,
+        }
+    }
+}
+
+/// A sign-in as it stands, for a person who comes back to it.
+#[derive(Debug, Clone)]
+pub struct SignInStatus {
+    /// Whose it is.
+    pub account: AccountName,
+    /// The account's provider profile.
+    pub provider: String,
+    /// Whether its success is to put that profile in force.
+    pub is_draft: bool,
+    /// How far it is.
+    pub standing: Standing,
+}
+
+/// How far a sign-in is.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// A person must go on so; of an unattended one, the provider must answer.
+    Waiting(SignIn),
+    /// The person has come back; the tokens are being fetched.
+    Finishing,
+    /// It is over: signed in, or why not.
+    Ended(Result<(), Diagnosis>),
+}
+
 /// What a rotation of the key came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotated {
@@ -542,6 +576,26 @@ impl Oauth {
     #[must_use]
     pub fn cancel_sign_in(&self, id: &str) -> bool {
         self.keeper.cancel_sign_in(id)
+    }
+
+    /// How a sign-in stands, and how a person goes on with it. `None`: it is not known, or it was
+    /// replaced by another.
+    #[must_use]
+    pub fn sign_in_status(&self, id: &str) -> Option<SignInStatus> {
+        self.keeper.sign_ins().status(id)
+    }
+
+    /// The id of the sign-in that the query of a request to the redirect URL belongs to. Nothing is used
+    /// up.
+    #[must_use]
+    pub fn sign_in_named(&self, query: &str) -> Option<String> {
+        self.keeper.sign_ins().named(query)
+    }
+
+    /// Two numbers that change whenever a sign-in begins or ends.
+    #[must_use]
+    pub fn sign_in_marks(&self) -> (u64, usize) {
+        self.keeper.sign_ins().marks()
     }
 
     /// Waits until a sign-in has succeeded (token stored), failed or timed out. Cancel safe.

@@ -1,8 +1,9 @@
 //! Sign-ins under way: one an account, each named by an id, its `state` good for one use within ten
 //! minutes (RFC 6749 §10.12, RFC 9700).
 //!
-//! The verifier and the `state` exist in memory alone and leave it once. What the browser brings
-//! back is read strictly; nothing of it is stored before the code has been redeemed.
+//! The verifier and the `state` exist in memory alone; the verifier leaves it once, the `state` with the
+//! address that a person opens, which is told to whoever may sign in until it is used. What the browser
+//! brings back is read strictly; nothing of it is stored before the code has been redeemed.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
 use super::{
-    Diagnosis, Error,
+    Diagnosis, Error, SignIn, SignInStatus, Standing,
     discovery::{AnswersAs, Endpoints},
     draft::Apply,
     error::{self, Failure, Severity},
@@ -70,6 +71,8 @@ struct Pending {
     outcome: watch::Sender<Outcome>,
     cancelled: CancellationToken,
     stage: Stage,
+    /// How a person goes on with it; none: that is over.
+    how: Option<SignIn>,
 }
 
 /// Whether a sign-in is one of a profile that is in force.
@@ -105,7 +108,11 @@ pub(super) struct Returned {
 
 /// All sign-ins, at most one an account: bounded by the configuration, and by [`DRAFTS_MAX`].
 #[derive(Debug, Default)]
-pub(super) struct SignIns(BTreeMap<AccountName, Pending>);
+pub(super) struct SignIns {
+    all: BTreeMap<AccountName, Pending>,
+    /// Rises with whatever begins, comes back or ends.
+    turns: u64,
+}
 
 impl SignIns {
     /// Registers a sign-in; one of the same account that was under way is cancelled.
@@ -144,15 +151,50 @@ impl SignIns {
             outcome: watch::Sender::new(None),
             cancelled: CancellationToken::new(),
             stage,
+            how: None,
         };
+        self.turns += 1;
         let begun = Begun {
             id: pending.id.clone(),
             cancelled: pending.cancelled.clone(),
         };
-        if let Some(old) = self.0.insert(profile.name.clone(), pending) {
+        if let Some(old) = self.all.insert(profile.name.clone(), pending) {
             old.cancel("another sign-in of this account was begun");
         }
         begun
+    }
+
+    /// Keeps how a person goes on, for who comes back to it.
+    pub(super) fn tell(&mut self, how: &SignIn) {
+        let mut all = self.all.values_mut();
+        if let Some(pending) = all.find(|pending| pending.id == how.id()) {
+            pending.how = Some(how.clone());
+        }
+    }
+
+    /// How a sign-in stands; none: it is not known, or not any more.
+    pub(super) fn status(&self, id: &str) -> Option<SignInStatus> {
+        let pending = self.all.values().find(|pending| pending.id == id)?;
+        Some(SignInStatus {
+            account: pending.profile.name.clone(),
+            provider: pending.profile.provider_name.clone(),
+            is_draft: pending.is_draft(),
+            standing: pending.standing(Instant::now()),
+        })
+    }
+
+    /// Which sign-in a browser comes back to; its `state` is not used up.
+    pub(super) fn named(&self, query: &str) -> Option<String> {
+        let state = Callback::parse(query).ok()?.state;
+        let found = self.all.values().find(|pending| pending.is_of(&state))?;
+        Some(found.id.clone())
+    }
+
+    /// Changes whenever one begins or ends, the last by running out of time.
+    pub(super) fn marks(&self) -> (u64, usize) {
+        let now = Instant::now();
+        let late = self.all.values().filter(|pending| pending.deadline < now);
+        (self.turns, late.count())
     }
 
     /// Forgets drafts whose time is over; whether there is room for another.
@@ -161,8 +203,9 @@ impl SignIns {
     /// [`Error::Account`]: too many are under way.
     pub(super) fn has_room(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        (self.0).retain(|_, pending| !pending.is_draft() || pending.deadline > now);
-        let drafts = self.0.values().filter(|pending| pending.is_draft());
+        self.all
+            .retain(|_, pending| !pending.is_draft() || pending.deadline > now);
+        let drafts = self.all.values().filter(|pending| pending.is_draft());
         if drafts.count() < DRAFTS_MAX {
             return Ok(());
         }
@@ -178,7 +221,7 @@ impl SignIns {
     /// # Errors
     /// It was replaced or cancelled, or its time is over: nothing may be changed.
     pub(super) fn may_apply(&mut self, id: &str) -> Result<(), Diagnosis> {
-        let pending = self.0.values_mut().find(|pending| pending.id == id);
+        let pending = self.all.values_mut().find(|pending| pending.id == id);
         let pending = pending.ok_or_else(unknown)?;
         if pending.cancelled.is_cancelled() {
             return Err(unknown());
@@ -192,47 +235,50 @@ impl SignIns {
 
     /// Whether a draft is being put in force.
     pub(super) fn is_applying(&self, id: &str) -> bool {
-        let mut all = self.0.values();
+        let mut all = self.all.values();
         all.any(|pending| pending.id == id && matches!(pending.stage, Stage::Applying))
     }
 
     /// Where the browsers of drafts come back to.
     pub(super) fn redirect_urls(&self) -> impl Iterator<Item = &url::Url> {
-        let drafts = self.0.values().filter(|pending| pending.is_draft());
+        let drafts = self.all.values().filter(|pending| pending.is_draft());
         drafts.map(|pending| &pending.profile.provider.redirect_url)
     }
 
     /// Ends a sign-in that nobody wants any more; whether there was one to end.
     pub(super) fn cancel(&mut self, id: &str) -> bool {
-        let pending = self.0.values_mut().find(|pending| pending.id == id);
+        let pending = self.all.values_mut().find(|pending| pending.id == id);
         let open = |pending: &&mut Pending| {
             !matches!(pending.stage, Stage::Applying) && pending.outcome.borrow().is_none()
         };
         let Some(pending) = pending.filter(open) else {
             return false;
         };
-        pending.browser = None;
+        pending.end();
         pending.cancel("the sign-in was cancelled");
+        self.turns += 1;
         true
     }
 
     /// Records how a sign-in ended, if it is still the account's current one.
     pub(super) fn settle(&mut self, id: &str, result: Result<(), Diagnosis>) {
-        if let Some(pending) = self.0.values_mut().find(|pending| pending.id == id) {
-            pending.browser = None;
+        if let Some(pending) = self.all.values_mut().find(|pending| pending.id == id) {
+            pending.end();
             pending.outcome.send_replace(Some(result));
+            self.turns += 1;
         }
     }
 
     /// Where to wait for a sign-in's end, and until when.
     pub(super) fn waiter(&self, id: &str) -> Option<(watch::Receiver<Outcome>, Instant)> {
-        let pending = self.0.values().find(|pending| pending.id == id)?;
+        let pending = self.all.values().find(|pending| pending.id == id)?;
         Some((pending.outcome.subscribe(), pending.deadline))
     }
 
     /// Cancels those whose account was changed or removed. A draft is compared when it is applied.
     pub(super) fn keep(&mut self, unchanged: impl Fn(&Profile) -> bool) {
-        self.0.retain(|_, pending| {
+        self.turns += 1;
+        self.all.retain(|_, pending| {
             let keep = pending.is_draft() || unchanged(&pending.profile);
             if !keep {
                 pending.cancel("the configuration of this account changed");
@@ -248,16 +294,12 @@ impl SignIns {
     pub(super) fn returned(&mut self, query: &str) -> Result<Returned, Diagnosis> {
         let callback = Callback::parse(query)?;
         let now = Instant::now();
-        let pending = self.0.values_mut().find(|pending| {
-            let browser = pending.browser.as_ref();
-            browser.is_some_and(|browser| *browser.state.secret() == callback.state)
-        });
-        let Some(pending) = pending else {
-            return Err(unknown());
-        };
-        let Some(browser) = pending.browser.take() else {
-            return Err(unknown());
-        };
+        let mut all = self.all.values_mut();
+        let pending = all.find(|pending| pending.is_of(&callback.state));
+        let pending = pending.ok_or_else(unknown)?;
+        let browser = pending.browser.take().ok_or_else(unknown)?;
+        pending.how = None;
+        self.turns += 1;
         if now > pending.deadline {
             return Err(timed_out());
         }
@@ -281,6 +323,29 @@ impl Pending {
             Stage::InForce => false,
             Stage::Draft(_) | Stage::Applying => true,
         }
+    }
+
+    /// Whether `state` is this one's.
+    fn is_of(&self, state: &str) -> bool {
+        let browser = self.browser.as_ref();
+        browser.is_some_and(|browser| browser.state.secret() == state)
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        if let Some(result) = self.outcome.borrow().clone() {
+            return Standing::Ended(result);
+        }
+        if now > self.deadline && !matches!(self.stage, Stage::Applying) {
+            return Standing::Ended(Err(timed_out()));
+        }
+        let how = self.how.clone();
+        how.map_or(Standing::Finishing, Standing::Waiting)
+    }
+
+    /// What a person could still do with it is forgotten.
+    fn end(&mut self) {
+        self.browser = None;
+        self.how = None;
     }
 
     fn cancel(&self, reason: &str) {

@@ -138,6 +138,7 @@ impl Shared {
             format!("{accounts:?}").hash(&mut hasher);
         }
         self.not_ready().await.hash(&mut hasher);
+        self.parts.oauth.sign_in_marks().hash(&mut hasher);
         hasher.finish()
     }
 }

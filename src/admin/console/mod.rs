@@ -17,6 +17,8 @@ pub(super) mod form;
 pub(super) mod history;
 pub(super) mod live;
 mod pages;
+mod qr;
+pub(super) mod returns;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -83,6 +85,9 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/settings/keys", post(pages::keys::add))
         .route("/settings/keys/remove", post(pages::keys::remove))
         .route("/settings/notify/test", post(pages::notices::test))
+        .route("/sign-ins/{id}", get(pages::sign_in::show))
+        .route("/sign-ins/{id}/cancel", post(pages::sign_in::cancel))
+        .route("/sign-ins/{id}/address", post(pages::sign_in::pasted))
         .route(live::PATH, get(live::events))
         .route("/logout", post(access::log_out))
         .route_layer(gate);
@@ -173,6 +178,29 @@ fn redirect(path: &str) -> Response {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()
+}
+
+/// For a browser that another site led here, and that therefore left its cookie out
+/// (`SameSite=Strict`): a page that leads to itself, with the cookie.
+fn onward(path: &str) -> Response {
+    let mut answer = render(
+        StatusCode::OK,
+        &Onward {
+            frame: Frame::bare(),
+            path,
+        },
+    );
+    if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={path}")) {
+        answer.headers_mut().insert(header::REFRESH, refresh);
+    }
+    answer
+}
+
+#[derive(Template)]
+#[template(path = "admin/console/pages/onward.html")]
+struct Onward<'a> {
+    frame: Frame,
+    path: &'a str,
 }
 
 /// The change is made: on to `path`, which says so.

@@ -378,3 +378,48 @@ async fn a_device_sign_in_that_is_declined_or_forgotten_ends() {
     }
     assert!(house.memory.tokens().is_empty());
 }
+
+/// Who comes back to a sign-in finds how to go on with it while it waits, and how it ended after; what
+/// is used up is not shown any more.
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_is_found_again() {
+    let house = House::new(Grant::AuthorizationCode).await;
+    let oauth = &house.oauth;
+    let begin = async || match oauth.begin_sign_in(&alerts(), false).await.unwrap() {
+        SignIn::Browser { id, url, .. } => (id, Url::parse(&url).unwrap()),
+        other => panic!("a browser is wanted, not {other:?}"),
+    };
+    let standing = |id: &str| oauth.sign_in_status(id).map(|status| status.standing);
+    let marks = oauth.sign_in_marks();
+    let (id, url) = begin().await;
+    let status = oauth.sign_in_status(&id).unwrap();
+    assert_eq!((status.account, status.is_draft), (alerts(), false));
+    let Standing::Waiting(SignIn::Browser { url: again, .. }) = status.standing else {
+        panic!("it waits for a browser");
+    };
+    assert_eq!(again, url.as_str());
+    assert_ne!(oauth.sign_in_marks(), marks);
+    let state = url.query_pairs().find(|(name, _)| name == "state").unwrap();
+    let refusal = format!("error=access_denied&state={}", state.1);
+    assert_eq!(oauth.sign_in_named(&refusal), Some(id.clone()));
+    assert_eq!(oauth.sign_in_named("state=other"), None);
+    let marks = oauth.sign_in_marks();
+    oauth.callback(&refusal).await.unwrap_err();
+    assert!(matches!(standing(&id), Some(Standing::Ended(Err(_)))));
+    assert_eq!(oauth.sign_in_named(&refusal), None, "used up");
+    assert_ne!(oauth.sign_in_marks(), marks);
+
+    let (late, _) = begin().await;
+    assert!(standing(&id).is_none(), "replaced");
+    let marks = oauth.sign_in_marks();
+    tokio::time::advance(Duration::from_secs(601)).await;
+    assert!(matches!(standing(&late), Some(Standing::Ended(Err(_)))));
+    assert_ne!(oauth.sign_in_marks(), marks, "time has ended it");
+
+    let (cancelled, _) = begin().await;
+    assert!(oauth.cancel_sign_in(&cancelled));
+    assert!(matches!(
+        standing(&cancelled),
+        Some(Standing::Ended(Err(_)))
+    ));
+}

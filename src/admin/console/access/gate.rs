@@ -19,7 +19,7 @@ use crate::admin::{
     Shared,
     api::Problem,
     callback,
-    console::{Failed, LIVE, redirect},
+    console::{Failed, LIVE, onward, redirect},
     made::Who,
     server::BODY_LEN_MAX,
 };
@@ -39,7 +39,9 @@ pub(in crate::admin) async fn pages(
     let oauth = &shared.parts.oauth;
     if is_callback(&request) && callback::is_callback(request.uri().path(), &oauth.redirect_urls())
     {
-        return callback::answer(oauth, Method::GET, request.uri()).await;
+        let uri = request.uri();
+        let back = shared.way_back(uri.query().unwrap_or_default());
+        return callback::answer(oauth, Method::GET, uri, Some(&back)).await;
     }
     let is_live = request.headers().contains_key(LIVE);
     let Some(visitor) = shared.access.visitor(request.headers(), !is_live) else {
@@ -147,7 +149,11 @@ fn to_login(request: &Request, is_live: bool) -> Response {
         .uri()
         .path_and_query()
         .map_or("/", |here| here.as_str());
-    if *request.method() != Method::GET || here == "/" {
+    let is_get = *request.method() == Method::GET;
+    if is_get && origin::is_foreign(request.headers()) {
+        return onward(here);
+    }
+    if !is_get || here == "/" {
         return redirect("/login");
     }
     let next: String = form_urlencoded::byte_serialize(here.as_bytes()).collect();

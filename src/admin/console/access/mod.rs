@@ -175,6 +175,18 @@ impl Access {
         Url::parse(&format!("{scheme}://{address}{path}")).ok()
     }
 
+    /// Where the console is for the browser that sent these fields, with a path.
+    pub(in crate::admin) fn here(&self, headers: &HeaderMap, path: &str) -> Option<Url> {
+        let host = headers.get(header::HOST)?.to_str().ok()?;
+        let scheme = if self.tls { "https" } else { "http" };
+        let asked = Url::parse(&format!("{scheme}://{host}/")).ok()?;
+        let settings = self.settings();
+        // A proxy may have ended TLS.
+        let public = settings.public_url.as_ref();
+        let public = public.filter(|public| public.host() == asked.host());
+        public.unwrap_or(&asked).join(path).ok()
+    }
+
     /// Checks what was given, and begins a session.
     ///
     /// # Cancel safety
@@ -276,6 +288,28 @@ mod tests {
         let proxied = HeaderValue::from_static("https://relay.example.com");
         headers.insert(header::ORIGIN, proxied);
         assert!(plain.cookie("id", &headers, "").ends_with("; Secure"));
+    }
+
+    /// What the browser asked for, or what a proxy is known to stand for.
+    #[test]
+    fn a_browser_is_led_back_to_where_it_was() {
+        let mut headers = HeaderMap::new();
+        let access = access("127.0.0.1:8025", None, false);
+        assert_eq!(access.here(&headers, "/x"), None);
+        let host = HeaderValue::from_static("localhost:8025");
+        headers.insert(header::HOST, host);
+        let here = |access: &Access| access.here(&headers, "/x").unwrap().to_string();
+        assert_eq!(here(&access), "http://localhost:8025/x");
+        for (public, wanted) in [
+            ("https://localhost/", "https://localhost/x"),
+            ("https://relay.example.com/", "http://localhost:8025/x"),
+        ] {
+            access.reconfigure(Settings {
+                password_hash: None,
+                public_url: Url::parse(public).ok(),
+            });
+            assert_eq!(here(&access), wanted);
+        }
     }
 
     /// The session is found among other cookies, and is gone after another password was set.

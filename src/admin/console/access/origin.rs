@@ -37,6 +37,12 @@ pub(super) fn is_ours(headers: &HeaderMap, public_url: Option<&Url>) -> bool {
     second.is_none() && (is_public || host.is_some_and(|host| is_host(&origin, host)))
 }
 
+/// Whether a page of another site led here, as a browser says: it then sends no cookie of ours.
+pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    site.is_some_and(|site| site == "cross-site" || site == "same-site")
+}
+
 /// Whether an origin is the host that was asked, port included. The scheme may differ: a proxy that
 /// ends TLS speaks plain HTTP with us.
 fn is_host(origin: &Url, host: &str) -> bool {

@@ -7,3 +7,33 @@ pub(super) mod logins;
 pub(super) mod notices;
 pub(super) mod overview;
 pub(super) mod settings;
+pub(super) mod sign_in;
+
+use url::Url;
+
+/// A name as a part of a path.
+fn segment(name: &str) -> String {
+    let Ok(mut url) = Url::parse("http://localhost/") else {
+        return String::new();
+    };
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.clear().push(name);
+    }
+    url.path().trim_start_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_in_its_place_of_a_path() {
+        for (name, wanted) in [
+            ("alerts+1@contoso.com", "alerts+1@contoso.com"),
+            ("a/b?c#d", "a%2Fb%3Fc%23d"),
+            ("two words", "two%20words"),
+        ] {
+            assert_eq!(segment(name), wanted);
+        }
+    }
+}
