@@ -11,7 +11,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{
     account::path,
@@ -310,7 +309,6 @@ async fn save(
     if !filled.wrong.is_empty() {
         return filled.render(shared, visitor, StatusCode::UNPROCESSABLE_ENTITY);
     }
-    let has_provider = settings.get("provider").and_then(Value::as_str).is_some();
     let input = Input {
         settings,
         secrets: secrets(posted),
@@ -321,10 +319,9 @@ async fn save(
     });
     match saved.await.ok_or_else(Problem::lost).flatten() {
         Ok(saved) => {
-            let is_signed_in = || shared.parts.oauth.status(&saved.name);
-            let needs_person = has_provider
-                && is_signed_in().is_some_and(|status| status.last_refresh_at.is_none());
-            let text = match needs_person {
+            let token = shared.parts.oauth.status(&saved.name);
+            let is_new = token.is_some_and(|status| status.last_refresh_at.is_none());
+            let text = match is_new && shared.ways(&saved.name).needs_person() {
                 true => "Saved. Sign in to let mail flow.",
                 false => "Saved, and in force.",
             };
