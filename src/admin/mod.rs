@@ -227,6 +227,7 @@ struct Shared {
     pulse: console::live::Pulse,
     history: console::history::History,
     returns: console::returns::Returns,
+    runs: console::runs::Runs,
 }
 
 impl Admin {

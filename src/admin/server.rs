@@ -47,6 +47,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         pulse: console::live::Pulse::default(),
         history: console::history::History::default(),
         returns: console::returns::Returns::default(),
+        runs: console::runs::Runs::default(),
     });
     let tasks = &shared.parts.tasks;
     tasks.spawn("watch", watch::run(Arc::clone(&shared)));

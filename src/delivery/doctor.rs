@@ -5,6 +5,7 @@
 //! Exchange answers `535 5.7.3` to half a dozen mistakes, and the claims say which are left.
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 
 use super::{
     ProbeStep, Transport,
@@ -21,8 +22,9 @@ use crate::{
 impl Lane {
     /// Looks at each step of the account's way, sending nothing. Uses a connection of its own, so the
     /// account's others go on; a new token is forced only where the server refuses the one at hand.
-    pub(crate) async fn examine(&self) -> Vec<ProbeStep> {
-        let mut probe = Probe::new(self);
+    /// Each step is in `told` as it happens.
+    pub(crate) async fn examine(&self, told: &watch::Sender<Vec<ProbeStep>>) {
+        let mut probe = Probe::new(self, told);
         match &self.account.transport {
             Transport::Smtp => probe.examine().await,
             Transport::Api(api) => {
@@ -35,7 +37,6 @@ impl Lane {
                 probe.examine_api(api).await;
             }
         }
-        probe.told
     }
 }
 
@@ -75,8 +76,6 @@ impl Probe<'_> {
             && let Err(failure) = connection.try_mail(&mailbox).await
         {
             self.refused(&failure, token.as_ref());
-        } else {
-            self.take_over(connection.journal());
         }
         connection.quit().await;
     }

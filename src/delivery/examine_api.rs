@@ -19,9 +19,6 @@ impl Probe<'_> {
             let (session, generation) = self.open_api(api, stale).await?;
             let mut link = Link::Api(Box::new(session));
             let sent = self.say(&mut link, to, id).await?;
-            if let Link::Api(session) = &mut link {
-                self.take_over(session.journal());
-            }
             let refused = sent.as_ref().ok().and_then(|answers| answers.first());
             let refused = refused.filter(|(phase, _)| *phase == Phase::Auth);
             if stale.is_some() || refused.is_none() {
@@ -79,6 +76,7 @@ impl Probe<'_> {
 
     async fn open_api(&mut self, api: &Api, stale: Option<u64>) -> Step<(Session, u64)> {
         let token = self.token_for(api.service, stale).await?.ok_or(())?;
+        self.tell_token(Some(&token));
         let generation = token.generation;
         let session = self.session(api, token).await?;
         Ok((session, generation))
@@ -86,7 +84,8 @@ impl Probe<'_> {
 
     async fn session(&mut self, api: &Api, token: AccessToken) -> Step<Session> {
         let clients = &self.lane.over.clients;
-        let opened = Session::open(api, clients, token.token, Journal::telling()).await;
+        let journal = Journal::telling(self.told.clone());
+        let opened = Session::open(api, clients, token.token, journal).await;
         opened.or_else(|failure| self.fail(&failure))
     }
 

@@ -34,6 +34,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use self::lane::{Common, Lane};
 pub use self::{
@@ -236,8 +237,8 @@ pub struct Switched {
 /// One step of a test message, told as it happens.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ProbeStep {
-    /// `connect`, `tls`, `ehlo`, `auth`, `mail`, `rcpt`, `data`; of an examination also `endpoint`,
-    /// `token`, `offers` and `switch`.
+    /// `token`, `connect`, `tls`, `ehlo`, `auth`, `mail`, `rcpt`, `data`; of an examination also
+    /// `endpoint`, `offers` and `switch`.
     pub step: String,
     /// Whether it went well.
     pub ok: bool,
@@ -392,23 +393,50 @@ impl Delivery {
 
     /// Sends one test message past the queue, telling each step. The last step says how it ended.
     pub async fn probe(&self, account: &AccountName, to: Address) -> Vec<ProbeStep> {
+        let told = watch::Sender::default();
+        self.probe_telling(account, to, &told).await;
+        told.send_replace(Vec::new())
+    }
+
+    /// The same with each step in `told` as it happens; one that turns out to mean something else is
+    /// replaced by its meaning.
+    pub async fn probe_telling(
+        &self,
+        account: &AccountName,
+        to: Address,
+        told: &watch::Sender<Vec<ProbeStep>>,
+    ) {
         let Some(lane) = self.inner.lane(account) else {
-            return vec![ProbeStep {
+            let step = ProbeStep {
                 step: "connect".to_owned(),
                 ok: false,
                 detail: format!("there is no account {account}"),
                 elapsed_ms: 0,
-            }];
+            };
+            return told.send_modify(|told| told.push(step));
         };
         let id = self.inner.parts.queue.next_id();
-        lane.probe(&to, id).await
+        lane.probe(&to, id, told).await;
     }
 
     /// Looks at each step of an account's way but the message, and names the switch that is off. The
     /// steps called `switch` are that. `None`: no such account.
     pub async fn examine(&self, account: &AccountName) -> Option<Vec<ProbeStep>> {
+        let told = watch::Sender::default();
         let lane = self.inner.lane(account)?;
-        Some(lane.examine().await)
+        lane.examine(&told).await;
+        Some(told.send_replace(Vec::new()))
+    }
+
+    /// The same with each step in `told` as it happens; none: no such account.
+    pub async fn examine_telling(
+        &self,
+        account: &AccountName,
+        told: &watch::Sender<Vec<ProbeStep>>,
+    ) {
+        if let Some(lane) = self.inner.lane(account) {
+            lane.examine(told).await;
+        }
     }
 
     /// A number that rises while the lanes turn; the watchdog compares it.

@@ -1,7 +1,7 @@
 //! One test message past the queue, each step told: what `gatepost test` shows.
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     ProbeStep, Transport, bounce,
@@ -23,7 +23,8 @@ pub(super) type Step<T> = Result<T, ()>;
 /// Walks an account's way and tells each step.
 pub(super) struct Probe<'a> {
     pub(super) lane: &'a Lane,
-    pub(super) told: Vec<ProbeStep>,
+    /// Told as they happen.
+    pub(super) told: &'a watch::Sender<Vec<ProbeStep>>,
     pub(super) since: Instant,
     /// SMTP said that it is switched off.
     pub(super) smtp_off: bool,
@@ -31,8 +32,14 @@ pub(super) struct Probe<'a> {
 
 impl Lane {
     /// Sends a test message to `to`. The account may be on hold: a message that passes ends that.
-    pub(crate) async fn probe(&self, to: &Address, id: QueueId) -> Vec<ProbeStep> {
-        let mut probe = Probe::new(self);
+    /// Each step is in `told` as it happens; one that turns out to mean something else is replaced.
+    pub(crate) async fn probe(
+        &self,
+        to: &Address,
+        id: QueueId,
+        told: &watch::Sender<Vec<ProbeStep>>,
+    ) {
+        let mut probe = Probe::new(self, told);
         let passed = match &self.account.transport {
             Transport::Smtp => probe.run(to, id).await,
             Transport::Api(api) => probe.run_api(api, to, id).await,
@@ -45,15 +52,14 @@ impl Lane {
         if passed {
             self.wake();
         }
-        probe.told
     }
 }
 
 impl<'a> Probe<'a> {
-    pub(super) fn new(lane: &'a Lane) -> Self {
+    pub(super) fn new(lane: &'a Lane, told: &'a watch::Sender<Vec<ProbeStep>>) -> Self {
         Self {
             lane,
-            told: Vec::new(),
+            told,
             since: Instant::now(),
             smtp_off: false,
         }
@@ -61,6 +67,7 @@ impl<'a> Probe<'a> {
 
     async fn run(&mut self, to: &Address, id: QueueId) -> Step<()> {
         let token = self.token(None).await?;
+        self.tell_token(token.as_ref());
         let mut connection = self.open().await?;
         if let Err(failure) = self.authenticate(&mut connection, token.as_ref()).await {
             let verdict = verdict::judge_failure(self.lane.account.kind, &failure);
@@ -86,18 +93,10 @@ impl<'a> Probe<'a> {
         let lane = self.lane;
         let smarthost = &lane.account.smtp;
         let hostname = &lane.common.hostname;
-        let mut journal = Journal::telling();
+        let mut journal = Journal::telling(self.told.clone());
         let opened = Connection::open(smarthost, hostname, &lane.connectors, &mut journal).await;
-        match opened {
-            Ok(mut connection) => {
-                self.take_over(connection.journal());
-                Ok(connection)
-            }
-            Err(failure) => {
-                self.take_over(&mut journal);
-                self.fail(&failure)
-            }
-        }
+        self.since = Instant::now();
+        opened.or_else(|failure| self.fail(&failure))
     }
 
     pub(super) async fn authenticate(
@@ -110,7 +109,7 @@ impl<'a> Probe<'a> {
         let done = connection
             .authenticate(&smarthost.auth, smarthost.port, secret)
             .await;
-        self.take_over(connection.journal());
+        self.since = Instant::now();
         done
     }
 
@@ -142,9 +141,6 @@ impl<'a> Probe<'a> {
     async fn send(&mut self, connection: Connection, to: &Address, id: QueueId) -> Step<()> {
         let mut link = Link::Smtp(Box::new(connection));
         let sent = self.say(&mut link, to, id).await?;
-        if let Link::Smtp(connection) = &mut link {
-            self.take_over(connection.journal());
-        }
         link.quit().await;
         self.judge_all(sent)
     }
@@ -188,7 +184,9 @@ impl<'a> Probe<'a> {
             all_or_none: false,
         };
         self.since = Instant::now();
-        Ok(link.transact(&job, std::future::ready(true)).await)
+        let sent = link.transact(&job, std::future::ready(true)).await;
+        self.since = Instant::now();
+        Ok(sent)
     }
 
     /// What came of it.
@@ -208,7 +206,7 @@ impl<'a> Probe<'a> {
             return Ok(());
         }
         // The transaction told the reply; here follows what it means.
-        self.told.retain(|step| step.ok);
+        self.told.send_modify(|told| told.retain(|step| step.ok));
         let detail = match self.lane.remedy(&verdict).as_str() {
             "" => format!("{}: {reply}", verdict.reason),
             remedy => format!("{}: {reply}; {remedy}", verdict.reason),
@@ -235,17 +233,20 @@ impl<'a> Probe<'a> {
     pub(super) fn tell(&mut self, step: &str, ok: bool, detail: String) {
         let elapsed_ms = millis(self.since.elapsed());
         self.since = Instant::now();
-        self.told.push(ProbeStep {
+        let step = ProbeStep {
             step: step.to_owned(),
             ok,
             detail,
             elapsed_ms,
-        });
+        };
+        self.told.send_modify(|told| told.push(step));
     }
 
-    pub(super) fn take_over(&mut self, journal: &mut Journal) {
-        self.told.extend(journal.take());
-        self.since = Instant::now();
+    /// That there is a token, and how long it took: the longest step where it had to be fetched.
+    pub(super) fn tell_token(&mut self, token: Option<&AccessToken>) {
+        if token.is_some() {
+            self.tell("token", true, "an access token is at hand".to_owned());
+        }
     }
 }
 

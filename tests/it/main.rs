@@ -16,6 +16,7 @@ mod bulk;
 mod cli;
 mod clients;
 mod console;
+mod console_accounts;
 mod console_clients;
 mod crash;
 mod disk;

@@ -39,6 +39,13 @@ impl Posted {
         fields.map(|(_, value)| value.as_str())
     }
 
+    /// As if a form had sent these.
+    #[cfg(test)]
+    pub(in crate::admin) fn of(fields: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self(fields.iter().map(owned).collect())
+    }
+
     /// Whether a person has answered the question of [`super::confirm`] with yes.
     pub(in crate::admin) fn is_confirmed(&self) -> bool {
         self.raw("confirmed") == "yes"

@@ -139,6 +139,7 @@ impl Shared {
         }
         self.not_ready().await.hash(&mut hasher);
         self.parts.oauth.sign_in_marks().hash(&mut hasher);
+        self.runs.marks().hash(&mut hasher);
         hasher.finish()
     }
 }

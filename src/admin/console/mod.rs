@@ -19,6 +19,7 @@ pub(super) mod live;
 mod pages;
 mod qr;
 pub(super) mod returns;
+pub(super) mod runs;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -58,6 +59,7 @@ const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
 /// The pages in the order of the menu.
 const MENU: &[Entry] = &[
     entry("/", "Overview"),
+    entry("/accounts", "Accounts"),
     entry("/clients", "Clients"),
     entry("/settings", "Settings"),
 ];
@@ -85,6 +87,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/settings/keys", post(pages::keys::add))
         .route("/settings/keys/remove", post(pages::keys::remove))
         .route("/settings/notify/test", post(pages::notices::test))
+        .merge(account_pages())
         .route("/sign-ins/{id}", get(pages::sign_in::show))
         .route("/sign-ins/{id}/cancel", post(pages::sign_in::cancel))
         .route("/sign-ins/{id}/address", post(pages::sign_in::pasted))
@@ -112,6 +115,30 @@ fn clients() -> Router<Arc<Shared>> {
         .route("/clients/logins/enable", post(pages::logins::enable))
         .route("/clients/logins/disable", post(pages::logins::disable))
         .route("/clients/logins/remove", post(pages::logins::remove))
+}
+
+fn account_pages() -> Router<Arc<Shared>> {
+    use self::pages::{account, account_form, accounts, run};
+
+    Router::new()
+        .route("/accounts", get(accounts::show))
+        .route(
+            "/accounts/new",
+            get(account_form::new).post(account_form::create),
+        )
+        .route("/accounts/{name}", get(account::show))
+        .route(
+            "/accounts/{name}/edit",
+            get(account_form::edit).post(account_form::change),
+        )
+        .route("/accounts/{name}/sign-in", post(account::sign_in))
+        .route("/accounts/{name}/sign-out", post(account::sign_out))
+        .route("/accounts/{name}/hold", post(account::hold))
+        .route("/accounts/{name}/release", post(account::release))
+        .route("/accounts/{name}/remove", post(account::remove))
+        .route("/accounts/{name}/test", post(account::test))
+        .route("/accounts/{name}/doctor", post(account::doctor))
+        .route("/accounts/{name}/runs/{id}", get(run::show))
 }
 
 /// What the layout shows around a page.

@@ -853,7 +853,7 @@ async fn a_probe_tells_each_step_and_ends_a_hold() {
     let told: Vec<_> = steps.iter().map(|s| (s.step.as_str(), s.ok)).collect();
     assert_eq!(
         told,
-        ["connect", "ehlo", "auth", "mail", "rcpt", "data"].map(|step| (step, true))
+        ["token", "connect", "ehlo", "auth", "mail", "rcpt", "data"].map(|step| (step, true))
     );
     assert_eq!(rig.upstream.count(), 1);
 

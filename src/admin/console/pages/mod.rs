@@ -1,11 +1,16 @@
 //! The pages, one file each with its template beside it.
 
+pub(super) mod account;
+pub(super) mod account_form;
+mod account_keys;
+pub(super) mod accounts;
 pub(super) mod allow;
 pub(super) mod clients;
 pub(super) mod keys;
 pub(super) mod logins;
 pub(super) mod notices;
 pub(super) mod overview;
+pub(super) mod run;
 pub(super) mod settings;
 pub(super) mod sign_in;
 

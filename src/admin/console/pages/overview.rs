@@ -53,6 +53,8 @@ struct Flow {
 /// An account of the table.
 struct Row {
     account: Account,
+    /// Its page.
+    path: String,
     badge: Badge,
     /// When its access token expires.
     token: Option<Moment>,
@@ -101,6 +103,7 @@ impl Row {
         Self {
             badge: account.state.into(),
             token: account.token_expires_at.map(|at| Moment::new(at, now)),
+            path: super::account::path(account.name.as_str()),
             account,
         }
     }

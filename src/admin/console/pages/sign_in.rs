@@ -56,12 +56,20 @@ pub(super) struct Ways {
     pub(super) device: bool,
 }
 
+/// The button of a grant that needs no person.
+const FETCH: &str = "Fetch a token";
+
 impl Ways {
+    /// Whether a person must sign in.
+    pub(super) fn needs_person(self) -> bool {
+        self.device || self.by_grant.is_some_and(|label| label != FETCH)
+    }
+
     /// `provider`: the profile in force.
     pub(super) fn new(grant: Grant, provider: &Effective) -> Self {
         if grant.is_unattended() {
             return Self {
-                by_grant: Some("Fetch a token"),
+                by_grant: Some(FETCH),
                 device: false,
             };
         }

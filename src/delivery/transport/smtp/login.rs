@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use zeroize::Zeroize;
 
 use super::{CLOSING, Connection, stream::Stream};
@@ -26,7 +26,7 @@ use crate::{
 /// What went well, told as it happens: a probe reads every step, a delivery how long each took.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    steps: Option<Vec<ProbeStep>>,
+    steps: Option<watch::Sender<Vec<ProbeStep>>>,
     times: Vec<(&'static str, Duration)>,
     since: Instant,
 }
@@ -41,10 +41,10 @@ impl Journal {
         }
     }
 
-    /// One that keeps every step.
-    pub(crate) fn telling() -> Self {
+    /// One that tells every step.
+    pub(crate) fn telling(steps: watch::Sender<Vec<ProbeStep>>) -> Self {
         Self {
-            steps: Some(Vec::new()),
+            steps: Some(steps),
             times: Vec::new(),
             since: Instant::now(),
         }
@@ -74,21 +74,17 @@ impl Journal {
     pub(crate) fn record(&mut self, step: &'static str, ok: bool, detail: impl FnOnce() -> String) {
         let elapsed = self.since.elapsed();
         self.since = Instant::now();
-        let Some(steps) = &mut self.steps else {
+        let Some(steps) = &self.steps else {
             self.times.push((step, elapsed));
             return;
         };
-        steps.push(ProbeStep {
+        let step = ProbeStep {
             step: step.to_owned(),
             ok,
             detail: detail(),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        });
-    }
-
-    /// The steps, taken out.
-    pub(crate) fn take(&mut self) -> Vec<ProbeStep> {
-        self.steps.as_mut().map(std::mem::take).unwrap_or_default()
+        };
+        steps.send_modify(|told| told.push(step));
     }
 }
 
