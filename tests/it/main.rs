@@ -16,6 +16,7 @@ mod bulk;
 mod cli;
 mod clients;
 mod console;
+mod console_providers;
 mod crash;
 mod disk;
 mod drain;

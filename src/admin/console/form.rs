@@ -39,6 +39,13 @@ impl Posted {
         fields.map(|(_, value)| value.as_str())
     }
 
+    /// As if a form had sent these.
+    #[cfg(test)]
+    pub(in crate::admin) fn of(fields: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self(fields.iter().map(owned).collect())
+    }
+
     /// Whether a person has answered the question of [`super::confirm`] with yes.
     pub(in crate::admin) fn is_confirmed(&self) -> bool {
         self.raw("confirmed") == "yes"
@@ -68,6 +75,8 @@ pub(in crate::admin) struct Field {
     pub(in crate::admin) is_required: bool,
     /// Whether the file has it.
     pub(in crate::admin) is_read_only: bool,
+    /// What holds where it is empty, shown in grey; empty: nothing does.
+    pub(in crate::admin) placeholder: String,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Posted {

@@ -54,7 +54,11 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
 
 /// The pages in the order of the menu.
-const MENU: &[Entry] = &[entry("/", "Overview"), entry("/settings", "Settings")];
+const MENU: &[Entry] = &[
+    entry("/", "Overview"),
+    entry("/providers", "Providers"),
+    entry("/settings", "Settings"),
+];
 
 /// A page of the menu.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +76,16 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let gate = middleware::from_fn_with_state(Arc::clone(shared), access::pages);
     let pages = Router::new()
         .route("/", get(pages::overview::show))
+        .route("/providers", get(pages::providers::list))
+        .route(
+            "/providers/new",
+            get(pages::providers::new).post(pages::providers::add),
+        )
+        .route(
+            "/providers/{name}",
+            get(pages::providers::show).post(pages::providers::save),
+        )
+        .route("/providers/{name}/remove", post(pages::providers::remove))
         .route("/settings", get(pages::settings::show))
         .route("/settings/reload", post(pages::settings::reload))
         .route("/settings/log-out-all", post(pages::settings::log_out_all))
