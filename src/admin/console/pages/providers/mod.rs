@@ -331,26 +331,18 @@ pub(in crate::admin::console) async fn add(
 ) -> Page {
     let kind = kind_named(posted.text("kind"));
     let name = posted.text("name");
-    let wrong = if name.is_empty() {
-        Some(("is needed", "give the profile a name, as contoso"))
-    } else if shared.provider(name).is_ok() {
-        Some((
-            "is another profile's",
-            "use another name, or change that one",
-        ))
-    } else {
-        None
-    };
+    // Without a name it is judged with all the rest, and refused for that.
+    let is_taken = shared.provider(name).is_ok();
     let draft = Draft {
         provider: None,
         kind,
         posted: Some(&posted),
-        problem: wrong.map(|(what, remedy)| {
+        problem: is_taken.then(|| {
             Problem::fields(vec![FieldProblem {
                 key: "name".to_owned(),
                 value: name.to_owned(),
-                what: what.to_owned(),
-                remedy: remedy.to_owned(),
+                what: "is another profile's".to_owned(),
+                remedy: "use another name, or change that one".to_owned(),
             }])
         }),
     };
@@ -543,7 +535,7 @@ fn wrong(
         let key = fields::field_of(&problem.key);
         let spec = fields::specs(kind).find(|spec| spec.key == key);
         match spec {
-            Some(spec) => (key.to_owned(), format!("{} {}", spec.label, problem.what)),
+            Some(spec) => (key.to_owned(), format!("{}: {}", spec.label, problem.what)),
             None => (String::new(), problem.to_string()),
         }
     }));
