@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// An answer of the API over the control socket: status and JSON (null: none).
-fn api(site: &Site, method: &str, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) fn api(site: &Site, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let (status, answer) = ask(site, method, path, body);
     site.transcript.add(answer.to_string());
     (status, answer)
@@ -63,14 +63,14 @@ fn wrong_fields(answer: &Value) -> Vec<&str> {
 }
 
 /// A relay without any provider, and what a form for the practice provider would send.
-struct Desk {
+pub(crate) struct Desk {
     practice: Practice,
-    provider: Value,
-    account: Value,
+    pub(crate) provider: Value,
+    pub(crate) account: Value,
 }
 
 impl Desk {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let told = RefCell::new(Value::Null);
         let practice = Practice::start_with(|site, config| {
             let config: Value = Figment::from(Toml::string(&config)).extract().unwrap();
@@ -90,7 +90,7 @@ impl Desk {
         }
     }
 
-    fn site(&self) -> &Site {
+    pub(crate) fn site(&self) -> &Site {
         &self.practice.site
     }
 
@@ -126,12 +126,12 @@ impl Desk {
         assert_eq!(self.outcome(&id)["state"], "signed_in");
     }
 
-    fn outcome(&self, id: &str) -> Value {
+    pub(crate) fn outcome(&self, id: &str) -> Value {
         get(self.site(), &format!("/sign-ins/{id}?wait=60"))
     }
 
     /// Sends a message that the practice provider must get.
-    fn mail(&self, id: &str) {
+    pub(crate) fn mail(&self, id: &str) {
         self.site().submit(&message(id, b"Hello.\r\n"));
         self.site().wait_empty();
         let messages = self.practice.ask("GET /messages", "");

@@ -18,6 +18,7 @@ mod clients;
 mod console;
 mod console_accounts;
 mod console_clients;
+mod console_providers;
 mod crash;
 mod disk;
 mod drain;

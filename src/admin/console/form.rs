@@ -75,6 +75,8 @@ pub(in crate::admin) struct Field {
     pub(in crate::admin) is_required: bool,
     /// Whether the file has it.
     pub(in crate::admin) is_read_only: bool,
+    /// What holds where it is empty, shown in grey; empty: nothing does.
+    pub(in crate::admin) placeholder: String,
 }
 
 impl Field {

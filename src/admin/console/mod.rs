@@ -60,6 +60,7 @@ const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
 const MENU: &[Entry] = &[
     entry("/", "Overview"),
     entry("/accounts", "Accounts"),
+    entry("/providers", "Providers"),
     entry("/clients", "Clients"),
     entry("/settings", "Settings"),
 ];
@@ -80,6 +81,16 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let gate = middleware::from_fn_with_state(Arc::clone(shared), access::pages);
     let pages = Router::new()
         .route("/", get(pages::overview::show))
+        .route("/providers", get(pages::providers::list))
+        .route(
+            "/providers/new",
+            get(pages::providers::new).post(pages::providers::add),
+        )
+        .route(
+            "/providers/{name}",
+            get(pages::providers::show).post(pages::providers::save),
+        )
+        .route("/providers/{name}/remove", post(pages::providers::remove))
         .route("/settings", get(pages::settings::show))
         .route("/settings/reload", post(pages::settings::reload))
         .route("/settings/log-out-all", post(pages::settings::log_out_all))

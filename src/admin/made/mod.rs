@@ -232,7 +232,7 @@ impl Problem {
         }
     }
 
-    fn read_only(section: Section, name: &str) -> Self {
+    pub(super) fn read_only(section: Section, name: &str) -> Self {
         Self::new(
             StatusCode::CONFLICT,
             format!("{section} {name} stands in the configuration file or the environment"),

@@ -102,6 +102,19 @@
     } catch { from.focus(); }
   });
 
+  // Where a URL of a provider is empty, the one that follows from its tenant holds: shown in grey.
+  document.addEventListener("change", async (event) => {
+    const { form, name } = event.target;
+    if (!form?.dataset.presets || (name !== "tenant" && name !== "cloud")) return;
+    const asked = new URLSearchParams({ kind: form.dataset.presets });
+    for (const key of ["tenant", "cloud"]) if (form.elements[key].value) asked.set(key, form.elements[key].value);
+    try {
+      const answer = await fetch(`/api/v1/presets?${asked}`);
+      const known = answer.ok ? await answer.json() : {};
+      for (const input of form.elements) if (typeof known[input.name] === "string") input.placeholder = known[input.name];
+    } catch { /* the server fills them in all the same */ }
+  });
+
   document.addEventListener("change", (event) => {
     const all = event.target;
     if (!all.matches("input[data-check-all]")) return;

@@ -10,6 +10,7 @@ pub(super) mod keys;
 pub(super) mod logins;
 pub(super) mod notices;
 pub(super) mod overview;
+pub(super) mod providers;
 pub(super) mod run;
 pub(super) mod settings;
 pub(super) mod sign_in;
