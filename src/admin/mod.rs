@@ -10,12 +10,14 @@ mod callback;
 pub mod client;
 mod connection;
 mod console;
+mod export;
 mod guard;
 mod handlers;
 mod health;
 mod import;
 pub mod made;
 mod problem;
+mod search;
 mod server;
 mod socket;
 pub(crate) mod text;
@@ -222,6 +224,7 @@ struct Shared {
     access: console::Access,
     pulse: console::live::Pulse,
     history: console::history::History,
+    runs: console::runs::Runs,
 }
 
 impl Admin {

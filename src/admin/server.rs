@@ -46,6 +46,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         console: std::sync::OnceLock::new(),
         pulse: console::live::Pulse::default(),
         history: console::history::History::default(),
+        runs: console::runs::Runs::default(),
     });
     let tasks = &shared.parts.tasks;
     tasks.spawn("watch", watch::run(Arc::clone(&shared)));

@@ -138,6 +138,7 @@ impl Shared {
             format!("{accounts:?}").hash(&mut hasher);
         }
         self.not_ready().await.hash(&mut hasher);
+        self.runs.hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -17,6 +17,7 @@ pub(super) mod form;
 pub(super) mod history;
 pub(super) mod live;
 mod pages;
+pub(super) mod runs;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -54,7 +55,12 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
 
 /// The pages in the order of the menu.
-const MENU: &[Entry] = &[entry("/", "Overview"), entry("/settings", "Settings")];
+const MENU: &[Entry] = &[
+    entry("/", "Overview"),
+    entry("/queue", "Queue"),
+    entry("/trace", "Trace"),
+    entry("/settings", "Settings"),
+];
 
 /// A page of the menu.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +78,9 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let gate = middleware::from_fn_with_state(Arc::clone(shared), access::pages);
     let pages = Router::new()
         .route("/", get(pages::overview::show))
+        .merge(pages::queue::routes())
+        .merge(pages::message::routes())
+        .route("/trace", get(pages::trace::show))
         .route("/settings", get(pages::settings::show))
         .route("/settings/reload", post(pages::settings::reload))
         .route("/settings/log-out-all", post(pages::settings::log_out_all))
