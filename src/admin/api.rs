@@ -375,7 +375,7 @@ impl QueueEntry {
 
 impl QueueState {
     /// The one word for an entry: what happens now, else what blocks it, else what happened last.
-    fn of(entry: &store::Entry, delivering: bool) -> Self {
+    pub(super) fn of(entry: &store::Entry, delivering: bool) -> Self {
         let tried = entry.attempts > 0
             || (entry.recipients.iter()).any(|r| r.state == RecipientState::Deferred);
         match entry.state {
@@ -414,6 +414,9 @@ pub struct QueueDetail {
     /// What has happened to it that the state does not show.
     #[serde(default)]
     pub marks: Vec<Mark>,
+    /// What a person does about the reason; none: nothing. An import does not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 /// What has happened to a message.
@@ -465,6 +468,7 @@ impl QueueDetail {
             quarantined: entry.state == EntryState::Quarantined,
             digest: digest.to_string(),
             marks: marks.into_iter().flatten().collect(),
+            remedy: None,
             entry: QueueEntry::new(entry, delivering),
         }
     }
@@ -534,6 +538,9 @@ pub struct QueueQuery {
     /// Pattern for the reverse-path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
+    /// Pattern for the recipients: one must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
     /// In this state only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<QueueState>,
@@ -562,6 +569,9 @@ pub struct TraceQuery {
     /// A queue id, a Message-ID, a sender or a recipient; `*` stands for anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
+    /// Received for this account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountName>,
     /// Pattern for the reverse-path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,

@@ -21,6 +21,7 @@ use super::{
         QueuePage, QueueQuery, QueueState, Reloaded, Selector, Setting, SignInQuery, SignInRequest,
         SignInState, SignedIn, SignedOut, Status, TestRequest, Tested, TracePage, TraceQuery,
     },
+    made::Who,
     problem::{Input, Named, Queried},
 };
 use crate::{
@@ -215,6 +216,7 @@ pub(super) async fn queue(
     let filter = Filter {
         account: query.account,
         sender: query.sender,
+        recipient: query.recipient,
         state: query.state.and_then(stored_state),
         after: query.after,
         limit: Some(limit),
@@ -236,7 +238,7 @@ pub(super) async fn queue(
 
 /// What the store can pick by itself; the rest is told apart above it. Held in a listing means held
 /// or quarantined, so the store cannot pick it by one state.
-fn stored_state(state: QueueState) -> Option<EntryState> {
+pub(super) fn stored_state(state: QueueState) -> Option<EntryState> {
     match state {
         QueueState::Held => None,
         QueueState::Queued
@@ -250,31 +252,27 @@ pub(super) async fn queue_entry(
     State(shared): AppState,
     Named(id): Named<QueueId>,
 ) -> Answer<QueueDetail> {
-    let found = shared.parts.queue.find(id).await?;
-    let (entry, digest) = found.ok_or_else(|| Problem::no_message(id))?;
-    let delivering = shared.leased().contains(&id);
-    Ok(Json(QueueDetail::new(&entry, digest, delivering)))
+    let detail = shared.detail(id).await?;
+    Ok(Json(detail.ok_or_else(|| Problem::no_message(id))?))
 }
 
-/// The octets as they were accepted (a quarantined message's as they are now), streamed.
+/// The octets as they were accepted (a quarantined message's as they are now), streamed. The audit
+/// log tells who has read them.
 pub(super) async fn queue_message(
     State(shared): AppState,
+    who: Who,
     Named(id): Named<QueueId>,
 ) -> Result<Response, Problem> {
     const MESSAGE: HeaderValue = HeaderValue::from_static("message/rfc822");
     let read = shared.parts.queue.read(id).await?;
     let (_, message) = read.ok_or_else(|| Problem::no_message(id))?;
+    who.read(id);
     let body = match message.body {
         mail::Body::Memory(octets) => Body::from(octets),
         // Once open, the file outlives its name: a delivery meanwhile does not cut the answer off.
         mail::Body::File(file) => match tokio::fs::File::open(&file.path).await {
             Ok(opened) => Body::from_stream(ReaderStream::with_capacity(opened, CHUNK_LEN)),
-            Err(error) => {
-                return Err(Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!("the message's file cannot be read: {error}"),
-                ));
-            }
+            Err(error) => return Err(Problem::unreadable(&error)),
         },
     };
     Ok(([(header::CONTENT_TYPE, MESSAGE)], body).into_response())
@@ -288,6 +286,7 @@ pub(super) async fn trace(
     let limit = limit.clamp(1, TRACE_PAGE_LEN_MAX);
     let search = Search {
         text: query.query,
+        account: query.account,
         sender: query.sender,
         recipient: query.recipient,
         since: query.since,
@@ -376,37 +375,68 @@ impl Shared {
         Err(Problem::no_account(name))
     }
 
-    fn leased(&self) -> HashSet<QueueId> {
+    /// A message with the whole of its envelope, and what to do about it; none: it is not in the
+    /// queue.
+    pub(super) async fn detail(&self, id: QueueId) -> Result<Option<QueueDetail>, store::Error> {
+        let Some((entry, digest)) = self.parts.queue.find(id).await? else {
+            return Ok(None);
+        };
+        let delivering = self.leased().contains(&id);
+        Ok(Some(QueueDetail {
+            remedy: self.remedy(&entry),
+            ..QueueDetail::new(&entry, digest, delivering)
+        }))
+    }
+
+    /// What a person does about a message; none: it goes on by itself.
+    pub(super) fn remedy(&self, entry: &store::Entry) -> Option<String> {
+        let reason = entry.reason.as_deref().unwrap_or_default();
+        let known = self.parts.delivery.remedy(&entry.account, reason);
+        match (entry.state, known) {
+            (EntryState::Queued, known) => known,
+            (EntryState::Held, Some(known)) => Some(format!("{known}; then release the message")),
+            (EntryState::Held, None) => Some("release it to send it, or delete it".to_owned()),
+            (EntryState::Quarantined, _) => Some(
+                "export it for a look, then delete it or ask its sender to send it again"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    pub(super) fn leased(&self) -> HashSet<QueueId> {
         self.parts.queue.leased().into_iter().collect()
     }
 
     /// Applies the operation; mail that was told to go also finds its lane awake.
     async fn operate(&self, selector: Selector, operation: Operation) -> Result<u64, Problem> {
-        let woken = match (operation, &selector) {
-            (Operation::Hold | Operation::Delete, _) => Vec::new(),
-            (
-                Operation::Retry | Operation::Release,
-                Selector {
-                    account: Some(account),
-                    ..
-                },
-            ) => {
-                vec![account.clone()]
-            }
-            (Operation::Retry | Operation::Release, Selector { all: true, .. }) => {
-                let view = self.view();
-                view.accounts
-                    .iter()
-                    .map(|facts| facts.name.clone())
-                    .collect()
-            }
-            (Operation::Retry | Operation::Release, _) => Vec::new(),
-        };
+        let woken = self.woken(operation, selector.account.as_ref(), selector.all);
         let count = self.parts.queue.operate(selector.into(), operation).await?;
         for account in woken {
             self.parts.delivery.wake(&account);
         }
         Ok(count)
+    }
+
+    /// The accounts that a person tells to go on with an operation on all that one has, or on
+    /// everything: their lanes try at once.
+    pub(super) fn woken(
+        &self,
+        operation: Operation,
+        account: Option<&AccountName>,
+        all: bool,
+    ) -> Vec<AccountName> {
+        match operation {
+            Operation::Hold | Operation::Delete => Vec::new(),
+            Operation::Retry | Operation::Release => match account {
+                Some(account) => vec![account.clone()],
+                None if all => {
+                    let view = self.view();
+                    let names = view.accounts.iter().map(|facts| facts.name.clone());
+                    names.collect()
+                }
+                None => Vec::new(),
+            },
+        }
     }
 }
 

@@ -10,12 +10,14 @@ mod callback;
 pub mod client;
 mod connection;
 mod console;
+mod export;
 mod guard;
 mod handlers;
 mod health;
 mod import;
 pub mod made;
 mod problem;
+mod search;
 mod server;
 mod socket;
 pub(crate) mod text;
@@ -228,6 +230,7 @@ struct Shared {
     history: console::history::History,
     returns: console::returns::Returns,
     runs: console::runs::Runs,
+    trials: console::trials::Trials,
 }
 
 impl Admin {

@@ -59,6 +59,15 @@ impl Problem {
         .remedy("it was delivered, returned or deleted; the log has its last event")
     }
 
+    /// A message's file is there and cannot be opened.
+    pub(super) fn unreadable(error: &std::io::Error) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the message's file cannot be read: {error}"),
+        )
+        .remedy("look at the disk of state_dir")
+    }
+
     /// The task that did the work has ended without an answer: it panicked, and the log has it.
     pub(super) fn lost() -> Self {
         Self::new(

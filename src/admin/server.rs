@@ -48,6 +48,7 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         history: console::history::History::default(),
         returns: console::returns::Returns::default(),
         runs: console::runs::Runs::default(),
+        trials: console::trials::Trials::default(),
     });
     let tasks = &shared.parts.tasks;
     tasks.spawn("watch", watch::run(Arc::clone(&shared)));

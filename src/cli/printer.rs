@@ -5,12 +5,13 @@
 //! gets it as one of kind `BrokenPipe`, and [`super::main`] ends quietly.
 
 use std::{
-    borrow::Cow,
     fmt::Display,
     io::{self, IsTerminal, Write},
 };
 
 use serde::Serialize;
+
+use super::text::visible;
 
 /// Writes answers to standard output and everything else to standard error.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,15 +79,6 @@ impl Printer {
         out.write_all(table.render().as_bytes())?;
         out.flush()
     }
-}
-
-/// The text with every control character but line ends and tabs replaced.
-fn visible(text: &str) -> Cow<'_, str> {
-    let is_control = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if !text.contains(is_control) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(text.replace(is_control, "\u{fffd}"))
 }
 
 /// Rows of cells. The last column is not padded.
@@ -172,6 +164,7 @@ mod tests {
         assert_eq!(visible("a\u{1b}[2Jb\r"), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(visible("two\nlines\t."), "two\nlines\t.");
         assert_eq!(visible("\u{9b}31m"), "\u{fffd}31m", "C1 controls too");
+        assert_eq!(visible("gpj.\u{202e}exe"), "gpj.\u{fffd}exe");
     }
 
     /// Columns line up, remarks do not widen them, lines have no trailing blanks.

@@ -9,7 +9,8 @@ use crate::{
     admin::api::TraceQuery,
     clock::{Clock, SystemClock},
     config,
-    queue::trace::{Attempted, Event, Fact, Outcome, Received, Story},
+    mail::AccountName,
+    queue::trace::{Fact, Story},
 };
 
 /// Messages shown unless told otherwise: a screen or two.
@@ -22,6 +23,9 @@ pub(super) struct Args {
     /// A queue id, a Message-ID, a sender or a recipient (`*` matches anything)
     #[arg(value_name = "QUERY", group = "what")]
     query: Option<String>,
+    /// Only messages for this account
+    #[arg(long, value_name = "NAME", group = "what")]
+    account: Option<String>,
     /// Only messages of this sender (`<>`: none)
     #[arg(long, value_name = "PATTERN", group = "what")]
     sender: Option<String>,
@@ -56,6 +60,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
     let client = reach::connect(&context.sources).await?;
     let mut query = TraceQuery {
         query: args.query.clone(),
+        account: args.account.as_deref().map(AccountName::new),
         sender: args.sender.clone(),
         recipient: args.recipient.clone(),
         since: args.since,
@@ -107,7 +112,7 @@ fn told(story: &Story) -> String {
     let mut lines = vec![story.id.to_string()];
     for Fact { at, event } in &story.facts {
         // Milliseconds are what is stored.
-        let mut facts = happened(event).into_iter();
+        let mut facts = text::happened(event).into_iter();
         let first = facts.next().unwrap_or_default();
         lines.push(format!("  {at:.3}  {first}"));
         lines.extend(facts.map(|more| format!("      {more}")));
@@ -116,112 +121,14 @@ fn told(story: &Story) -> String {
     lines.join("\n")
 }
 
-/// What happened: a line, and lines that belong to it.
-fn happened(event: &Event) -> Vec<String> {
-    match event {
-        Event::Received(received) => arrival(received),
-        Event::Refused { reason } => {
-            vec![format!("refused after all, the client keeps it: {reason}")]
-        }
-        Event::Attempted(attempted) => attempt(attempted),
-        Event::NotSent { account, reason } => {
-            vec![format!("not sent, {account} could not: {reason}")]
-        }
-        Event::Operated { operation } => {
-            vec![format!("{} by an operator", text::word(operation))]
-        }
-        Event::Quarantined { reason } => vec![format!("quarantined: {reason}")],
-    }
-}
-
-fn arrival(received: &Received) -> Vec<String> {
-    let from = match (&received.origin, received.report_on) {
-        (Some(origin), _) => {
-            let login = received.client.as_deref();
-            let login = login.map_or_else(String::new, |client| format!(", client {client}"));
-            format!(
-                "received from {} (HELO {}) at {} by {}{login}",
-                origin.peer, origin.helo, origin.listener, origin.protocol
-            )
-        }
-        (None, Some(id)) => format!("made here: a report on {id}"),
-        (None, None) => "made here".to_owned(),
-    };
-    let mut lines = vec![
-        format!("{from}, {}", text::size(received.size)),
-        format!(
-            "<{}> to {}, for account {}",
-            received.sender,
-            received.recipients.join(", "),
-            received.account
-        ),
-    ];
-    if let Some(id) = &received.message_id {
-        lines.push(format!("Message-ID <{id}>"));
-    }
-    lines
-}
-
-fn attempt(attempted: &Attempted) -> Vec<String> {
-    let way = &attempted.way;
-    let connection = match way.reused {
-        true => "an open connection",
-        false => "a new connection",
-    };
-    let mut lines = vec![format!(
-        "attempted by {} at {} ({}, {connection}), {} ms",
-        way.account, way.smarthost, way.transport, way.elapsed_ms
-    )];
-    if !way.phases_ms.is_empty() {
-        let phases = way.phases_ms.iter();
-        let phases: Vec<String> = phases
-            .map(|(phase, ms)| format!("{phase} {ms} ms"))
-            .collect();
-        lines.push(phases.join(", "));
-    }
-    for Outcome {
-        state,
-        reply,
-        recipients,
-    } in &attempted.outcomes
-    {
-        let reply = reply.as_deref().unwrap_or("no reply");
-        lines.push(format!(
-            "{}: {}: {reply}",
-            text::word(state),
-            recipients.join(", ")
-        ));
-    }
-    if let Some(reason) = &attempted.reason {
-        lines.push(reason.clone());
-    }
-    if attempted.uncertain {
-        lines.push("the final reply was lost: it may have been taken".to_owned());
-    }
-    if attempted.held {
-        lines.push("waits for a person".to_owned());
-    }
-    if let Some(at) = attempted.next_attempt_at {
-        let burnt = match attempted.counted {
-            true => "",
-            false => ", no attempt burnt",
-        };
-        lines.push(format!("next attempt {at:.0}{burnt}"));
-    }
-    for report in &attempted.reports {
-        lines.push(format!("a report was made: {report}"));
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        mail::{AccountName, QueueId},
+        mail::QueueId,
         queue::{
             Operation,
-            trace::{Origin, Way},
+            trace::{Attempted, Event, Origin, Outcome, Received, Way},
         },
         store::RecipientState,
     };
@@ -304,7 +211,7 @@ mod tests {
       deferred: b@x.example: 450 4.2.1 busy
       the recipient's mailbox is busy: 450 4.2.1 busy
       next attempt 2027-01-15T08:01:02Z
-  2027-01-15T08:00:02.000Z  hold by an operator
+  2027-01-15T08:00:02.000Z  held by an operator
 ";
         assert_eq!(told(&story()), wanted);
     }

@@ -43,7 +43,7 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
-    mail::{AccountName, Address, QueueId},
+    mail::{AccountName, Address, QueueId, Reply},
     net::tasks::Tasks,
     oauth::{Diagnosis, Kind, Oauth, Service},
     queue::{Queue, Settlement},
@@ -382,6 +382,25 @@ impl Delivery {
     #[must_use]
     pub fn status(&self, account: &AccountName) -> Option<LaneStatus> {
         self.inner.lane(account).map(|lane| lane.status())
+    }
+
+    /// What a person does about the reason with which a message of `account` waits; none: nothing.
+    #[must_use]
+    pub fn remedy(&self, account: &AccountName, reason: &str) -> Option<String> {
+        let lane = self.inner.lane(account)?;
+        let verdict = verdict::told_as(lane.account.kind, reason)?;
+        Some(lane.remedy(&verdict)).filter(|remedy| !remedy.is_empty())
+    }
+
+    /// What a reply about a recipient means; none: it is good news.
+    #[must_use]
+    pub fn explain(&self, account: &AccountName, reply: &Reply) -> Option<Diagnosis> {
+        let lane = self.inner.lane(account)?;
+        let verdict = verdict::judge(lane.account.kind, Phase::Rcpt, reply);
+        (!reply.is_positive()).then(|| Diagnosis {
+            reason: verdict.reason.to_owned(),
+            remedy: lane.remedy(&verdict),
+        })
     }
 
     /// Ends a hold or a pause at once (`gatepost queue retry|release --account`).

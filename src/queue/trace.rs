@@ -178,6 +178,8 @@ pub struct Story {
 pub struct Search {
     /// A queue id, a Message-ID, a sender or a recipient; `*` stands for anything.
     pub text: Option<String>,
+    /// The account that it was received for.
+    pub account: Option<AccountName>,
     /// A sender pattern; `<>`: the null path.
     pub sender: Option<String>,
     /// A recipient pattern.
@@ -384,7 +386,9 @@ impl Search {
             id.is_some_and(|id| !pattern.is_empty() && route::matches(pattern, id))
         };
         let text = self.text.as_deref();
-        self.sender.as_deref().is_none_or(is_sender)
+        let account = self.account.as_ref();
+        account.is_none_or(|account| *account == received.account)
+            && self.sender.as_deref().is_none_or(is_sender)
             && self.recipient.as_deref().is_none_or(is_recipient)
             && text.is_none_or(|text| is_sender(text) || is_recipient(text) || is_message_id(text))
     }

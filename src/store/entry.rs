@@ -150,6 +150,8 @@ pub struct Filter {
     pub account: Option<AccountName>,
     /// Pattern for the reverse-path (`*` matches any run).
     pub sender: Option<String>,
+    /// Pattern for the recipients: one must match.
+    pub recipient: Option<String>,
     /// In this state only.
     pub state: Option<EntryState>,
     /// Ids greater than this one (paging).
@@ -186,6 +188,10 @@ impl Filter {
                 .sender
                 .as_ref()
                 .is_none_or(|pattern| sender_matches(pattern, &entry.reverse_path))
+            && self
+                .recipient
+                .as_ref()
+                .is_none_or(|pattern| recipient_matches(pattern, &entry.recipients))
     }
 }
 
@@ -195,6 +201,12 @@ fn sender_matches(pattern: &str, reverse_path: &ReversePath) -> bool {
         None => pattern == "<>" || route::matches(pattern, ""),
         Some(address) => route::matches(pattern, &address.to_string()),
     }
+}
+
+/// Whether a recipient matches; `*` and letters as in [`sender_matches`].
+fn recipient_matches(pattern: &str, recipients: &[RecipientEntry]) -> bool {
+    let mut addresses = recipients.iter().map(|r| r.recipient.address.as_str());
+    addresses.any(|address| route::matches(pattern, address))
 }
 
 #[cfg(test)]
@@ -228,5 +240,20 @@ mod tests {
                 "{pattern} {sender}"
             );
         }
+    }
+
+    /// One of many recipients is enough, whatever has become of it.
+    #[test]
+    fn a_recipient_pattern_finds_one_of_many() {
+        let recipient = |address: &str| RecipientEntry {
+            recipient: Recipient::new(Address::parse(address).unwrap()),
+            state: RecipientState::Delivered,
+            reply: None,
+        };
+        let recipients = ["a@x.example", "b@y.example"].map(recipient);
+        assert!(recipient_matches("B@Y.example", &recipients));
+        assert!(recipient_matches("*@x.*", &recipients));
+        assert!(!recipient_matches("y.example", &recipients));
+        assert!(!recipient_matches("*", &[]));
     }
 }

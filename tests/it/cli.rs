@@ -140,7 +140,7 @@ fn trace() {
         &id,
         "received from 127.0.0.1:",
         "451 4.7.500 busy",
-        "release by",
+        "released by",
         "delivered: ",
     ] {
         assert!(text.contains(part), "{part}: {text}");

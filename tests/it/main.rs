@@ -32,6 +32,7 @@ mod made;
 mod mail_loop;
 mod notify;
 mod power_cut;
+mod queue_pages;
 mod reload;
 mod sendmail;
 mod sign_in;

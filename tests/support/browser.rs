@@ -95,6 +95,37 @@ impl Browser {
         self.send("POST", path, &[], &form(&all))
     }
 
+    /// Sends a form with the token of the page `from` for a file: head and octets. By HTTP/1.0, whose
+    /// bodies end with the connection and come in no pieces.
+    pub(crate) fn download(
+        &self,
+        from: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> (String, Vec<u8>) {
+        let token = self.token(from);
+        let mut all = vec![("csrf", token.as_str())];
+        all.extend(fields);
+        let body = form(&all);
+        let mut stream = TcpStream::connect(self.console).unwrap();
+        stream.set_read_timeout(Some(ANSWER_PATIENCE)).unwrap();
+        let (host, cookie) = (&self.host, self.cookie.as_deref().unwrap_or_default());
+        write!(
+            stream,
+            "POST {path} HTTP/1.0\r\nHost: {host}\r\nCookie: {cookie}\r\nContent-Length: {}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap();
+        let octets = answer.split_off(end + 4);
+        let head = String::from_utf8(answer).unwrap();
+        assert!(head.contains(" 200 "), "{head}");
+        (head, octets)
+    }
+
     /// The token in the forms of a page.
     pub(crate) fn token(&self, page: &str) -> String {
         let page = self.get(page).body;

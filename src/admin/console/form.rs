@@ -20,6 +20,11 @@ impl std::fmt::Debug for Posted {
 }
 
 impl Posted {
+    /// The fields of a query, as a form with method GET sends them, or of a form's body.
+    pub(in crate::admin) fn parse(octets: &[u8]) -> Self {
+        Self(form_urlencoded::parse(octets).into_owned().collect())
+    }
+
     /// A field as it was typed; empty: not given.
     pub(in crate::admin) fn raw(&self, name: &str) -> &str {
         let mut fields = self.0.iter();
@@ -33,7 +38,6 @@ impl Posted {
     }
 
     /// Every value of a name that repeats.
-    #[allow(dead_code, reason = "the pages with lists are not here yet")]
     pub(in crate::admin) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let fields = self.0.iter().filter(move |(given, _)| given == name);
         fields.map(|(_, value)| value.as_str())
@@ -117,6 +121,6 @@ impl<S: Send + Sync> FromRequest<S> for Posted {
             let text = "The form did not arrive whole.";
             Failed(Problem::new(StatusCode::BAD_REQUEST, text))
         })?;
-        Ok(Self(form_urlencoded::parse(&octets).into_owned().collect()))
+        Ok(Self::parse(&octets))
     }
 }

@@ -139,7 +139,8 @@ impl Shared {
         }
         self.not_ready().await.hash(&mut hasher);
         self.parts.oauth.sign_in_marks().hash(&mut hasher);
-        self.runs.marks().hash(&mut hasher);
+        self.trials.marks().hash(&mut hasher);
+        self.runs.hash(&mut hasher);
         hasher.finish()
     }
 }

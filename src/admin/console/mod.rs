@@ -20,6 +20,7 @@ mod pages;
 mod qr;
 pub(super) mod returns;
 pub(super) mod runs;
+pub(super) mod trials;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -59,6 +60,8 @@ const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
 /// The pages in the order of the menu.
 const MENU: &[Entry] = &[
     entry("/", "Overview"),
+    entry("/queue", "Queue"),
+    entry("/trace", "Trace"),
     entry("/accounts", "Accounts"),
     entry("/providers", "Providers"),
     entry("/clients", "Clients"),
@@ -81,6 +84,9 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let gate = middleware::from_fn_with_state(Arc::clone(shared), access::pages);
     let pages = Router::new()
         .route("/", get(pages::overview::show))
+        .merge(pages::queue::routes())
+        .merge(pages::message::routes())
+        .route("/trace", get(pages::trace::show))
         .route("/providers", get(pages::providers::list))
         .route(
             "/providers/new",

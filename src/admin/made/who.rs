@@ -7,7 +7,7 @@ use axum::{
     http::{StatusCode, request},
 };
 
-use crate::{admin::api::Problem, registry::Section};
+use crate::{admin::api::Problem, mail::QueueId, registry::Section};
 
 /// Who asks: `socket`, a session or a key. What stands before every handler says so in the request's
 /// extensions, and leaves the line of the audit log.
@@ -24,6 +24,11 @@ impl Who {
             section = section.name(),
             name
         );
+    }
+
+    /// Tells the audit log that somebody got a message to read.
+    pub(in crate::admin) fn read(&self, id: QueueId) {
+        tracing::info!(event = "audit", who = &*self.0, what = "message read", queue_id = %id);
     }
 }
 

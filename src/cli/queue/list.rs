@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// Only messages whose sender matches (`*` matches anything)
     #[arg(long, value_name = "PATTERN")]
     sender: Option<String>,
+    /// Only messages with a recipient that matches
+    #[arg(long, value_name = "PATTERN")]
+    recipient: Option<String>,
     /// Only messages in this state
     #[arg(long, value_enum)]
     state: Option<State>,
@@ -55,6 +58,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
     let mut query = QueueQuery {
         account: args.account.as_deref().map(AccountName::new),
         sender: args.sender.clone(),
+        recipient: args.recipient.clone(),
         state: args.state.map(Into::into),
         after: None,
         limit: None,

@@ -44,12 +44,7 @@ pub(super) async fn run(
         all: args.all,
     };
     let count = client.operate(operation, &selector).await?.count;
-    let done = match operation {
-        Operation::Retry => "due now",
-        Operation::Hold => "held",
-        Operation::Release => "released",
-        Operation::Delete => "deleted",
-    };
+    let done = text::done(operation);
     if count < wanted {
         let line = format_args!(
             "{count} of {} {done}; the others are gone, or being delivered at this moment",

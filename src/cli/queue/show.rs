@@ -57,7 +57,7 @@ async fn header(mut octets: Octets) -> anyhow::Result<Vec<u8>> {
     let mut header = Vec::new();
     while let Some(chunk) = octets.chunk().await? {
         header.extend_from_slice(&chunk);
-        if let Some(end) = header_len(&header) {
+        if let Some(end) = text::header_len(&header) {
             header.truncate(end);
             break;
         }
@@ -67,15 +67,6 @@ async fn header(mut octets: Octets) -> anyhow::Result<Vec<u8>> {
         }
     }
     Ok(header)
-}
-
-/// Where the header section ends, its last line end included; `None`: not yet.
-fn header_len(octets: &[u8]) -> Option<usize> {
-    if octets.starts_with(b"\r\n") {
-        return Some(0);
-    }
-    let end = memchr::memmem::find(octets, b"\r\n\r\n")?;
-    Some(end + 2)
 }
 
 fn summary(detail: &QueueDetail) -> String {
@@ -95,6 +86,9 @@ fn summary(detail: &QueueDetail) -> String {
     }
     if let Some(reason) = &entry.reason {
         lines.push(field("reason", reason));
+    }
+    if let Some(remedy) = &detail.remedy {
+        lines.push(field("what to do", remedy));
     }
     lines.extend(recipients(entry));
     lines.push(String::new());
@@ -125,23 +119,4 @@ fn recipients(entry: &QueueEntry) -> impl Iterator<Item = String> {
 
 fn field(name: &str, value: impl std::fmt::Display) -> String {
     format!("{name:<13} {value}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The header ends at the first empty line, also when there is no header at all.
-    #[test]
-    fn the_header_ends_at_the_empty_line() {
-        let cases: [(&[u8], Option<usize>); 4] = [
-            (b"A: b\r\n\r\nbody\r\n\r\n", Some(6)),
-            (b"\r\nbody", Some(0)),
-            (b"A: b\r\n", None),
-            (b"", None),
-        ];
-        for (octets, wanted) in cases {
-            assert_eq!(header_len(octets), wanted);
-        }
-    }
 }

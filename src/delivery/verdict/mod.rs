@@ -139,6 +139,35 @@ pub fn judge(kind: Kind, phase: Phase, reply: &Reply) -> Verdict {
     way::as_asked(verdict, &text)
 }
 
+/// The verdict that a message's reason tells (`reason: reply`, or `why it is held; reason: reply`).
+/// `None`: the reason is not of this table.
+#[must_use]
+pub fn told_as(kind: Kind, told: &str) -> Option<Verdict> {
+    let of = |told: &str| {
+        let rows = graph::ROWS.iter().chain(gmail::ROWS).chain(ROWS);
+        let with_reply = rows.filter_map(|row| {
+            let reply = told
+                .strip_prefix(row.verdict().reason)?
+                .strip_prefix(": ")?;
+            Some((row, Reply::parse(reply)))
+        });
+        // Two rows may say the same and want different things done: the reply tells them apart.
+        let said = |(row, reply): &(&Row, Option<Reply>)| {
+            reply.as_ref().is_some_and(|reply| {
+                let text = reply.text.to_ascii_lowercase();
+                let phases = [Phase::Auth, Phase::Rcpt];
+                phases
+                    .iter()
+                    .any(|phase| row.fits(kind, *phase, reply, &text))
+            })
+        };
+        // Of equals the last one counts.
+        let found = with_reply.max_by_key(|found| said(found));
+        found.map(|(row, _)| row.verdict())
+    };
+    of(told).or_else(|| of(told.split_once("; ")?.1))
+}
+
 /// Judges a session that ended before every recipient had its reply.
 #[must_use]
 pub fn judge_failure(kind: Kind, failure: &Failure) -> Verdict {

@@ -80,6 +80,29 @@ fn action(text: &str) -> Action {
     }
 }
 
+/// The reason that stands with a message leads back to the remedy of the row it came from.
+#[test]
+fn a_reason_leads_to_its_remedy() {
+    let lines = include_str!("replies.txt").lines();
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut count = 0;
+    for line in lines {
+        let case = Case::read(line);
+        if case.action == Delivered {
+            continue;
+        }
+        let reply = reply(case.reply);
+        let verdict = judge(case.kind, case.phase, &reply);
+        let told = told_as(case.kind, &format!("{}: {reply}", verdict.reason));
+        assert_eq!(told.map(|told| told.remedy), Some(verdict.remedy), "{line}");
+        let held = format!("too many reports; {}: {reply}", verdict.reason);
+        assert!(told_as(case.kind, &held).is_some(), "{line}");
+        count += 1;
+    }
+    assert!(count > 50);
+    assert_eq!(told_as(Kind::Custom, "held by an operator"), None);
+}
+
 #[test]
 fn every_reply_the_providers_are_known_to_give() {
     let lines = include_str!("replies.txt").lines();

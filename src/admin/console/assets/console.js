@@ -80,7 +80,8 @@
 
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (form.method !== "post") return;
+    // A download leaves the page where it is: the form is for the next button as well.
+    if (form.method !== "post" || event.submitter?.dataset.download !== undefined) return;
     if (form.dataset.sent) { event.preventDefault(); return; }
     form.dataset.sent = "1";
     form.querySelectorAll("button").forEach((button) => button.setAttribute("aria-disabled", "true"));

@@ -18,7 +18,7 @@ use crate::{
             Confirm, Frame, Page, Visitor, confirm, done, failed,
             form::Posted,
             has_page, redirect, render,
-            runs::{Run, Trial},
+            trials::{Run, Trial},
             view::{Badge, Moment},
         },
         handlers::{self, AppState, to_its_end},
@@ -97,7 +97,7 @@ pub(in crate::admin::console) async fn show(
     let written = shared.account_setting(name.as_str())?;
     let mut accounts = shared.accounts().await?.into_iter();
     let account = accounts.find(|account| account.name == name);
-    let runs = shared.runs.of(&name);
+    let runs = shared.trials.of(&name);
     let tested = runs.iter().find_map(|run| match &run.trial {
         Trial::Test(to) => Some(to.to_string()),
         Trial::Doctor => None,
@@ -354,7 +354,7 @@ pub(in crate::admin::console) async fn test(
             Problem::new(StatusCode::BAD_REQUEST, error.to_string())
                 .remedy("write an address that you can read mail of")
         })
-        .and_then(|to| shared.begin_run(&name, Trial::Test(to)));
+        .and_then(|to| shared.begin_trial(&name, Trial::Test(to)));
     began(&shared, &visitor, &name, begun)
 }
 
@@ -364,7 +364,7 @@ pub(in crate::admin::console) async fn doctor(
     Named(name): Named<AccountName>,
     visitor: Visitor,
 ) -> Response {
-    let begun = shared.begin_run(&name, Trial::Doctor);
+    let begun = shared.begin_trial(&name, Trial::Doctor);
     began(&shared, &visitor, &name, begun)
 }
 

@@ -158,7 +158,7 @@ impl Filled {
                 },
                 choices: key.choices.to_vec(),
                 is_required: key.name == "name",
-                is_read_only: false,
+                ..Field::default()
             },
             names,
         })

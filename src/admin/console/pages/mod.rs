@@ -8,12 +8,15 @@ pub(super) mod allow;
 pub(super) mod clients;
 pub(super) mod keys;
 pub(super) mod logins;
+pub(super) mod message;
 pub(super) mod notices;
 pub(super) mod overview;
 pub(super) mod providers;
+pub(super) mod queue;
 pub(super) mod run;
 pub(super) mod settings;
 pub(super) mod sign_in;
+pub(super) mod trace;
 
 use url::Url;
 

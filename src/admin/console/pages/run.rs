@@ -9,7 +9,7 @@ use crate::{
         api::Problem,
         console::{
             Frame, Page, Visitor, render,
-            runs::{Run, Trial},
+            trials::{Run, Trial},
             view::{Badge, Moment},
         },
         handlers::AppState,
@@ -90,7 +90,7 @@ pub(in crate::admin::console) async fn show(
     Named((name, id)): Named<(AccountName, u64)>,
     visitor: Visitor,
 ) -> Page {
-    let run = shared.runs.find(&name, id);
+    let run = shared.trials.find(&name, id);
     let run = run.ok_or_else(|| {
         let what = "This test is not known any more: others were begun, or Gatepost was restarted.";
         Problem::new(StatusCode::NOT_FOUND, what)
