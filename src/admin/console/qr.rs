@@ -55,9 +55,10 @@ mod tests {
             let (x, y): (usize, usize) = (x.parse().unwrap(), y.parse().unwrap());
             let (len, back) = lines.split_once("v1h-").unwrap();
             assert_eq!(len, back);
-            for x in x..x + len.parse::<usize>().unwrap() {
-                assert_eq!(drawn[y][x], Color::Light, "twice at {x} {y}");
-                drawn[y][x] = Color::Dark;
+            let len: usize = len.parse().unwrap();
+            for module in &mut drawn[y][x..x + len] {
+                assert_eq!(*module, Color::Light, "twice at {x} {y}");
+                *module = Color::Dark;
             }
         }
         let inner = drawn[QUIET..qr.width - QUIET].iter();

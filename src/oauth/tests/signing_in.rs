@@ -387,7 +387,9 @@ async fn a_sign_in_is_found_again() {
     let oauth = &house.oauth;
     let begin = async || match oauth.begin_sign_in(&alerts(), false).await.unwrap() {
         SignIn::Browser { id, url, .. } => (id, Url::parse(&url).unwrap()),
-        other => panic!("a browser is wanted, not {other:?}"),
+        other @ (SignIn::Device { .. } | SignIn::Unattended { .. }) => {
+            panic!("a browser is wanted, not {other:?}")
+        }
     };
     let standing = |id: &str| oauth.sign_in_status(id).map(|status| status.standing);
     let marks = oauth.sign_in_marks();
