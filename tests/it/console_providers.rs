@@ -14,10 +14,8 @@ use crate::{
 
 /// The text of a value of the practice provider's configuration.
 fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+    let text = value.as_str().map(str::to_owned);
+    text.unwrap_or_else(|| value.to_string())
 }
 
 /// What a person fills in for the practice provider, with an account that needs nobody to sign in.
@@ -227,9 +225,9 @@ fn what_is_wrong_stands_beside_its_field() {
     }
     assert!(!page.contains("\"><script>"), "{page}");
     for (name, said) in [
-        ("", "Name is needed"),
-        ("filed", "Name is another profile"),
-        ("a b", "this name cannot be used"),
+        ("", "Name: is needed"),
+        ("filed", "Name: is another profile"),
+        ("a b", "Name: this name cannot be used"),
     ] {
         let answer = person.send("/providers/new", &with(&fields, "name", name));
         assert_eq!(answer.status, 422);

@@ -436,8 +436,9 @@ impl Shown<'_> {
             kind: spec.input,
             autocomplete: if is_secret { "new-password" } else { "off" },
             choices: spec.choices.to_vec(),
-            // Without a preset nobody else knows it.
+            // A choice is always made. Without a preset nobody else knows the redirect URL.
             is_required: spec.is_required
+                || !spec.choices.is_empty()
                 || (spec.key == "redirect_url" && self.preset.redirect_url.is_none()),
             is_read_only: is_name && self.secrets.is_some(),
             placeholder: placeholder.unwrap_or_default(),

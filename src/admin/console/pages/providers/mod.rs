@@ -543,7 +543,7 @@ fn wrong(
         let key = fields::field_of(&problem.key);
         let spec = fields::specs(kind).find(|spec| spec.key == key);
         match spec {
-            Some(spec) => (key.to_owned(), format!("{} {}", spec.label, problem.what)),
+            Some(spec) => (key.to_owned(), format!("{}: {}", spec.label, problem.what)),
             None => (String::new(), problem.to_string()),
         }
     }));
