@@ -225,7 +225,7 @@ fn what_is_wrong_stands_beside_its_field() {
     }
     assert!(!page.contains("\"><script>"), "{page}");
     for (name, said) in [
-        ("", "Client ID: is needed"),
+        ("", "Name: is needed"),
         ("filed", "Name: is another profile"),
         ("a b", "Name: this name cannot be used"),
     ] {
