@@ -7,8 +7,9 @@ use crate::{
     store::{self, Entry, Filter},
 };
 
-/// Rows looked at for one answer: some tens of milliseconds, as for the trace.
-const ROWS_MAX: usize = 20_000;
+/// Rows looked at for one answer: a person waits a fraction of a second for it, and a page that is live
+/// asks again and again.
+const ROWS_MAX: usize = 10_000;
 /// Rows in memory at once.
 const WINDOW: u32 = 500;
 
@@ -107,7 +108,7 @@ pub(super) fn pattern(typed: &str) -> Option<String> {
 }
 
 impl Shared {
-    /// Messages after `after` that fit, at most `limit`, after a look at 20 000 at most.
+    /// Messages after `after` that fit, at most `limit`, after a look at some 10 000 at most.
     ///
     /// # Errors
     /// The store's.

@@ -10,6 +10,7 @@ pub(super) mod keys;
 pub(super) mod logins;
 pub(super) mod message;
 pub(super) mod notices;
+mod operate;
 pub(super) mod overview;
 pub(super) mod providers;
 pub(super) mod queue;

@@ -1,48 +1,41 @@
-//! The queue: what waits, why, and what a person does about it, for some messages or all that a
-//! search finds.
+//! The queue: what waits, since when and why, found by a search and shown page by page.
 
 use std::{fmt::Write as _, sync::Arc};
 
 use askama::Template;
 use axum::{
     Router,
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     http::StatusCode,
-    response::Response,
-    routing::{MethodRouter, get, post},
+    routing::get,
 };
 use jiff::Timestamp;
 use serde_json::Value;
 use url::form_urlencoded;
 
+use super::operate;
 use crate::{
     admin::{
         Shared,
-        api::{Problem, QueueEntry, QueueState, Selector},
+        api::{Problem, QueueEntry, QueueState},
         console::{
-            Confirm, Frame, Page, Visitor, confirm, done, failed,
+            Frame, Page, Visitor,
             form::Posted,
             render,
             runs::{End, Run},
             view::{Badge, Moment},
         },
-        export::Wanted,
-        handlers::{self, AppState},
-        made::Who,
-        problem::Input,
+        handlers::AppState,
         search::{Found, Search, pattern},
         text,
     },
     mail::{AccountName, QueueId},
-    queue::Operation,
 };
 
-const HERE: &str = "/queue";
+/// Where the list is.
+pub(super) const HERE: &str = "/queue";
 /// Messages of a page.
 const PAGE_LEN: usize = 50;
-/// Messages counted before a question says `at least`.
-const COUNTED_MAX: usize = 1000;
-
 /// States as they are asked for, and what a person is offered.
 const STATES: [(&str, &str); 6] = [
     ("", "any"),
@@ -56,16 +49,7 @@ const STATES: [(&str, &str); 6] = [
 pub(in crate::admin::console) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route(HERE, get(show))
-        .route("/queue/retry", operation(Operation::Retry))
-        .route("/queue/hold", operation(Operation::Hold))
-        .route("/queue/release", operation(Operation::Release))
-        .route("/queue/delete", operation(Operation::Delete))
-        .route("/queue/export", post(export))
-        .route("/queue/runs/{number}/stop", post(stop))
-}
-
-fn operation(operation: Operation) -> MethodRouter<Arc<Shared>> {
-    post(move |shared, visitor, who, posted| act(operation, shared, visitor, who, posted))
+        .merge(operate::routes())
 }
 
 #[derive(Template)]
@@ -198,13 +182,13 @@ impl RunRow {
     }
 
     fn verb(&self) -> &'static str {
-        verb(self.run.operation)
+        operate::verb(self.run.operation)
     }
 }
 
 /// What a person searches, as it was typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Asked {
+pub(super) struct Asked {
     q: String,
     account: String,
     sender: String,
@@ -213,7 +197,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(posted: &Posted) -> Self {
+    pub(super) fn read(posted: &Posted) -> Self {
         let field = |name| posted.text(name).to_owned();
         Self {
             q: field("q"),
@@ -228,7 +212,7 @@ impl Asked {
         *self == Self::default()
     }
 
-    fn search(&self) -> Search {
+    pub(super) fn search(&self) -> Search {
         let id = self.q.parse().ok();
         let state = serde_json::from_value(Value::String(self.state.clone()));
         Search {
@@ -243,7 +227,7 @@ impl Asked {
     }
 
     /// What was given, by name.
-    fn fields(&self) -> Vec<(String, String)> {
+    pub(super) fn fields(&self) -> Vec<(String, String)> {
         let all = [
             ("q", &self.q),
             ("account", &self.account),
@@ -258,7 +242,7 @@ impl Asked {
     }
 
     /// Where the page behind `after` is.
-    fn path(&self, after: Option<QueueId>) -> String {
+    pub(super) fn path(&self, after: Option<QueueId>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.fields());
         if let Some(after) = after {
@@ -271,7 +255,7 @@ impl Asked {
     }
 
     /// The search in words: `every message`, `messages with state held, account alerts`.
-    fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         if self.is_empty() {
             return "every message".to_owned();
         }
@@ -321,197 +305,6 @@ async fn counts(shared: &Shared) -> Result<String, Problem> {
     let queued: u64 = counts.iter().map(|(_, counts)| counts.queued).sum();
     let held: u64 = counts.iter().map(|(_, counts)| counts.held).sum();
     Ok(format!("{queued} waiting for delivery, {held} held"))
-}
-
-/// To which messages something is done.
-enum Which {
-    Ticked(Vec<QueueId>),
-    /// All that the search finds.
-    All,
-}
-
-impl Which {
-    fn read(posted: &Posted) -> Result<Self, Problem> {
-        if posted.raw("all") == "yes" {
-            return Ok(Self::All);
-        }
-        let ids = posted.all("id").filter_map(|id| id.parse().ok());
-        let mut ids: Vec<QueueId> = ids.collect();
-        ids.sort_unstable();
-        ids.dedup();
-        if ids.is_empty() {
-            return Err(
-                Problem::new(StatusCode::BAD_REQUEST, "No message is ticked")
-                    .remedy("tick some, or tick that all which match are meant"),
-            );
-        }
-        Ok(Self::Ticked(ids))
-    }
-}
-
-/// What an operation came to.
-enum Came {
-    Done(String),
-    /// Nothing is done before a person has said yes.
-    Question(Confirm),
-}
-
-async fn act(
-    operation: Operation,
-    State(shared): AppState,
-    visitor: Visitor,
-    who: Who,
-    posted: Posted,
-) -> Response {
-    let back = back(&posted);
-    let came = match Which::read(&posted) {
-        Ok(Which::Ticked(ids)) => act_on(&shared, operation, ids, &posted).await,
-        Ok(Which::All) => act_on_all(&shared, operation, &who, &posted).await,
-        Err(problem) => Err(problem),
-    };
-    match came {
-        Ok(Came::Done(said)) if operation == Operation::Delete => {
-            let list = Asked::read(&posted).path(None);
-            done(&shared, &visitor, &list, said)
-        }
-        Ok(Came::Done(said)) => done(&shared, &visitor, &back, said),
-        Ok(Came::Question(ask)) => confirm(Frame::new(&shared, &visitor, HERE), &ask),
-        Err(problem) => failed(&shared, &visitor, &back, &problem),
-    }
-}
-
-/// Where a form came from: the page of a message, or a page of the list.
-fn back(posted: &Posted) -> String {
-    let id: Option<QueueId> = posted.text("id").parse().ok();
-    match id.filter(|_| posted.raw("from") == "message") {
-        Some(id) => format!("{HERE}/{id}"),
-        None => Asked::read(posted).path(posted.text("after").parse().ok()),
-    }
-}
-
-async fn act_on(
-    shared: &Arc<Shared>,
-    operation: Operation,
-    ids: Vec<QueueId>,
-    posted: &Posted,
-) -> Result<Came, Problem> {
-    let wanted = u64::try_from(ids.len()).unwrap_or(u64::MAX);
-    if operation == Operation::Delete && !posted.is_confirmed() {
-        let mut fields = Asked::read(posted).fields();
-        let from = ("from".to_owned(), posted.raw("from").to_owned());
-        fields.push(from);
-        fields.extend(ids.iter().map(|id| ("id".to_owned(), id.to_string())));
-        return Ok(Came::Question(question(
-            &text::messages(wanted),
-            fields,
-            back(posted),
-        )));
-    }
-    let selector = Selector {
-        ids,
-        ..Selector::default()
-    };
-    let operated = handlers::operate(operation, State(Arc::clone(shared)), Input(selector));
-    let count = operated.await?.0.count;
-    if count == 0 {
-        let text = format!("{}: nothing was done", verb(operation));
-        return Err(Problem::new(StatusCode::CONFLICT, text)
-            .remedy("what was meant is gone, in a state that does not fit, or being delivered at this moment"));
-    }
-    let done = text::done(operation);
-    Ok(Came::Done(if count < wanted {
-        format!(
-            "{count} of {} {done}. The others are gone, in a state that does not fit, or being \
-             delivered at this moment.",
-            text::messages(wanted)
-        )
-    } else {
-        format!("{} {done}.", text::messages(count))
-    }))
-}
-
-async fn act_on_all(
-    shared: &Arc<Shared>,
-    operation: Operation,
-    who: &Who,
-    posted: &Posted,
-) -> Result<Came, Problem> {
-    let asked = Asked::read(posted);
-    let until: Option<QueueId> = posted.text("until").parse().ok();
-    // What comes from now on is nobody's intention.
-    let until = until.unwrap_or_else(|| shared.parts.queue.next_id());
-    let search = Search {
-        until: Some(until),
-        ..asked.search()
-    };
-    if operation == Operation::Delete && !posted.is_confirmed() {
-        let found = shared.search_queue(&search, None, COUNTED_MAX).await?;
-        let count = text::messages(u64::try_from(found.entries.len()).unwrap_or(u64::MAX));
-        let count = match found.next {
-            Some(_) => format!("at least {count}"),
-            None => count,
-        };
-        let mut fields = asked.fields();
-        fields.push(("all".to_owned(), "yes".to_owned()));
-        fields.push(("until".to_owned(), until.to_string()));
-        let what = format!("{}: {count}", asked.said());
-        return Ok(Came::Question(question(&what, fields, asked.path(None))));
-    }
-    shared
-        .begin_run(operation, search, asked.said(), who)
-        .await?;
-    let text = format!(
-        "{}: begun for {}. It goes on by itself; see below how far it is.",
-        verb(operation),
-        asked.said()
-    );
-    Ok(Came::Done(text))
-}
-
-fn question(what: &str, fields: Vec<(String, String)>, back: String) -> Confirm {
-    Confirm {
-        title: format!("Delete {what}?"),
-        text:
-            "What is deleted is never delivered, and its senders are not told. Export it first if \
-               anybody may want it."
-                .to_owned(),
-        action: "/queue/delete".to_owned(),
-        fields,
-        button: "Delete",
-        back,
-    }
-}
-
-fn verb(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Retry => "Retry now",
-        Operation::Hold => "Hold",
-        Operation::Release => "Release",
-        Operation::Delete => "Delete",
-    }
-}
-
-async fn export(State(shared): AppState, visitor: Visitor, who: Who, posted: Posted) -> Response {
-    match Which::read(&posted) {
-        Ok(Which::Ticked(ids)) => shared.export(Wanted::Ids(ids), who),
-        Ok(Which::All) => {
-            let search = Search {
-                until: Some(shared.parts.queue.next_id()),
-                ..Asked::read(&posted).search()
-            };
-            shared.export(Wanted::Found(search), who)
-        }
-        Err(problem) => failed(&shared, &visitor, &back(&posted), &problem),
-    }
-}
-
-async fn stop(State(shared): AppState, visitor: Visitor, Path(number): Path<String>) -> Response {
-    let is_found = number.parse().is_ok_and(|number| shared.runs.stop(number));
-    if is_found {
-        return done(&shared, &visitor, HERE, "It ends after the part under way.");
-    }
-    let problem = Problem::new(StatusCode::NOT_FOUND, "This run is no longer known.");
-    failed(&shared, &visitor, HERE, &problem)
 }
 
 #[cfg(test)]
