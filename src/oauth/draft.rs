@@ -129,7 +129,7 @@ impl Keeper {
                 | Grant::WorkloadIdentity
                 | Grant::ManagedIdentity,
                 _,
-            ) => Ok(self.begin_unattended_draft(&profile, apply)),
+            ) => self.begin_unattended_draft(&profile, apply),
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
                 self.begin_device(&profile, Some(apply)).await
             }
@@ -137,10 +137,15 @@ impl Keeper {
         }
     }
 
-    fn begin_unattended_draft(self: &Arc<Self>, profile: &Arc<Profile>, apply: Apply) -> SignIn {
-        let begun = self
-            .sign_ins()
-            .begin_draft(profile, UNATTENDED_PATIENCE, None, None);
+    fn begin_unattended_draft(
+        self: &Arc<Self>,
+        profile: &Arc<Profile>,
+        apply: Apply,
+    ) -> Result<SignIn, Error> {
+        let mut sign_ins = self.sign_ins();
+        let begun = sign_ins.begin_draft(profile, UNATTENDED_PATIENCE, None, None);
+        drop(sign_ins);
+        let begun = begun?;
         let id = begun.id.clone();
         let (keeper, profile) = (Arc::clone(self), Arc::clone(profile));
         self.tasks.spawn("unattended_sign_in", async move {
@@ -149,7 +154,7 @@ impl Keeper {
                 .settle(&begun.id, &profile, result)
                 .unwrap_or_default();
         });
-        SignIn::Unattended { id }
+        Ok(SignIn::Unattended { id })
     }
 
     /// The provider gives the application a token, or the draft comes to nothing.

@@ -383,7 +383,7 @@ impl Keeper {
                 | Grant::WorkloadIdentity
                 | Grant::ManagedIdentity,
                 _,
-            ) => Ok(self.begin_unattended(handle)),
+            ) => self.begin_unattended(handle),
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
                 self.begin_device(&handle.profile, None).await
             }
@@ -407,7 +407,7 @@ impl Keeper {
         let begun = match apply {
             None => self.sign_ins().begin(profile, BROWSER_PATIENCE, browser),
             Some(_) => (self.sign_ins()).begin_draft(profile, BROWSER_PATIENCE, browser, apply),
-        };
+        }?;
         Ok(SignIn::Browser {
             id: begun.id,
             url: url.into(),
@@ -430,7 +430,7 @@ impl Keeper {
         let begun = match apply {
             None => self.sign_ins().begin(profile, patience, None),
             Some(_) => self.sign_ins().begin_draft(profile, patience, None, None),
-        };
+        }?;
         let sign_in = SignIn::Device {
             id: begun.id.clone(),
             verification_uri: begun_there.verification_uri().to_string(),
@@ -474,9 +474,9 @@ impl Keeper {
         self.settle(&begun.id, profile, result).unwrap_or_default();
     }
 
-    fn begin_unattended(self: &Arc<Self>, handle: Handle) -> SignIn {
+    fn begin_unattended(self: &Arc<Self>, handle: Handle) -> Result<SignIn, Error> {
         let profile = Arc::clone(&handle.profile);
-        let begun = self.sign_ins().begin(&profile, UNATTENDED_PATIENCE, None);
+        let begun = self.sign_ins().begin(&profile, UNATTENDED_PATIENCE, None)?;
         let id = begun.id.clone();
         let keeper = Arc::clone(self);
         self.tasks.spawn("unattended_sign_in", async move {
@@ -491,7 +491,7 @@ impl Keeper {
                 .settle(&begun.id, &profile, result)
                 .unwrap_or_default();
         });
-        SignIn::Unattended { id }
+        Ok(SignIn::Unattended { id })
     }
 
     pub(super) async fn sign_in_result(&self, id: &str) -> Result<(), Diagnosis> {

@@ -20,6 +20,7 @@ use crate::admin::{
     api::Problem,
     callback,
     console::{Failed, LIVE, redirect},
+    handlers::to_its_end,
     made::Who,
     server::BODY_LEN_MAX,
 };
@@ -68,7 +69,7 @@ pub(in crate::admin) async fn pages(
     let who = Who(visitor.who().into());
     let mut request = Request::from_parts(parts, Body::from(octets));
     request.extensions_mut().insert(visitor);
-    audited(who, request, next).await
+    audited(&shared, who, request, next).await
 }
 
 /// Lets whoever has a key, or a session, through to the API.
@@ -92,28 +93,38 @@ pub(in crate::admin) async fn api(
     let Some(who) = who else {
         return unauthorized();
     };
-    audited(Who(who.into()), request, next).await
+    audited(&shared, Who(who.into()), request, next).await
 }
 
 /// Lets everyone through: the permission of the socket's file is the login.
-pub(in crate::admin) async fn socket(request: Request, next: Next) -> Response {
-    audited(Who("socket".into()), request, next).await
+pub(in crate::admin) async fn socket(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    audited(&shared, Who("socket".into()), request, next).await
 }
 
-/// Says who asks to whatever comes next, and, of what may have changed something, to the audit log.
-async fn audited(who: Who, mut request: Request, next: Next) -> Response {
+/// Says who asks to whatever comes next, and, of what may have changed something, to the audit log. That
+/// runs to its end although the client goes away: a change without its line would be nobody's.
+async fn audited(shared: &Shared, who: Who, mut request: Request, next: Next) -> Response {
     let is_unsafe = origin::is_unsafe(request.method());
     // Below a nested router the address lacks what led there.
     let asked = request.extensions().get::<OriginalUri>();
     let path = asked.map_or(request.uri(), |asked| &asked.0).path();
     let what = format!("{} {path}", request.method());
     request.extensions_mut().insert(who.clone());
-    let answer = next.run(request).await;
-    if is_unsafe {
+    if !is_unsafe {
+        return next.run(request).await;
+    }
+    let answer = to_its_end(&shared.parts.tasks, "change", async move {
+        let answer = next.run(request).await;
         let status = answer.status().as_u16();
         tracing::info!(event = "audit", who = &*who.0, what, status);
-    }
-    answer
+        answer
+    });
+    let answer = answer.await;
+    answer.unwrap_or_else(|| Problem::lost().into_response())
 }
 
 /// The key of `Bearer KEY` (RFC 6750 §2.1); the scheme's case is free (RFC 9110 §11.1).
