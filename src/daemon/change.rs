@@ -186,3 +186,66 @@ fn told(problems: &Problems) -> Refused {
         ..Refused::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::registry::{Section, Settings};
+
+    fn put(name: &str) -> Change {
+        Change::Put {
+            section: Section::Client,
+            name: name.to_owned(),
+            settings: Settings::new(),
+            secrets: BTreeMap::new(),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn wish(change: Change, based_on: &Entries) -> Wish {
+        Wish {
+            changes: vec![change],
+            based_on: Arc::new(based_on.clone()),
+        }
+    }
+
+    #[test]
+    fn a_wish_is_good_for_what_it_was_made_up_from() {
+        let nothing = Entries::default();
+        let one = nothing.with(&[put("x")], at(1));
+        let remove = || Change::Remove {
+            section: Section::Client,
+            name: "x".to_owned(),
+        };
+        for (change, based_on, now, is_good) in [
+            (put("x"), &nothing, &nothing, true),
+            (put("x"), &nothing, &one, false),
+            (put("y"), &nothing, &one, true),
+            (put("x"), &one, &one, true),
+            (put("x"), &one, &one.with(&[put("x")], at(2)), false),
+            (put("x"), &one, &nothing, false),
+            (remove(), &one, &one, true),
+            (remove(), &one, &one.with(&[put("x")], at(2)), false),
+        ] {
+            let judged = nothing_is_written_over(&wish(change, based_on), now);
+            assert_eq!(judged.is_ok(), is_good, "{judged:?}");
+            assert!(judged.is_ok() || judged.is_err_and(|it| it.is_stale));
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_made() {
+        let many: Vec<Change> = (0..ENTRIES_MAX).map(|n| put(&n.to_string())).collect();
+        let full = Entries::default().with(&many, at(1));
+        let refused = nothing_is_written_over(&wish(put("x"), &full), &full).unwrap_err();
+        assert!(!refused.is_stale && refused.problems[0].contains("5000"));
+        assert!(nothing_is_written_over(&wish(put("7"), &full), &full).is_ok());
+    }
+}
