@@ -564,26 +564,6 @@ fn a_provider_that_moves_takes_no_tokens_along() {
     assert_eq!(site.account("other")["state"], "sign_in_needed");
 }
 
-/// Who asks and goes away has asked: it is done, and the log says who it was.
-#[test]
-fn a_change_runs_to_its_end_and_is_told_when_its_client_leaves() {
-    let sink = Sink::start();
-    let site = Site::plain(&sink);
-    let relay = site.start();
-    let (status, _) = ask(&site, "POST", "/logins", &json!({"name": "scanner"}));
-    assert_eq!(status, 201);
-    eventually("the change is in the audit log", || {
-        // Whether the daemon has read it before it sees that nobody is there, is up to chance.
-        let mut stream = UnixStream::connect(site.state().join("control.sock")).unwrap();
-        let request = "POST /api/v1/logins/scanner/rotate HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        drop(stream);
-        let log = relay.process.log();
-        let told = |what: &str| log.lines().any(|line| line.contains(what));
-        (told("\"what\":\"rotate\"") && told("scanner/rotate")).then_some(())
-    });
-}
-
 /// The key of the file has changed: what a change then makes durable opens at the next start, and so
 /// does everything else.
 #[test]
