@@ -1,7 +1,7 @@
 //! What is made and changed through the console and the API: providers, accounts, logins of devices,
 //! API keys, allowed networks.
 //!
-//! The functions of [`Shared`](super::Shared) in here are what both the API's routes and the pages
+//! The functions of `Shared` in here are what both the API's routes and the pages
 //! call. Each change is judged with the whole configuration and taken as a whole or not at all; what
 //! is wrong is told field by field. What the file or the environment has is read-only here. Each
 //! change that is made leaves a line in the audit log, without any value.
