@@ -213,11 +213,9 @@ fn api_router() -> Router<Arc<Shared>> {
 
 /// The whole API, for whoever may open the socket.
 fn control_router(shared: &Arc<Shared>) -> Router {
+    let gate = middleware::from_fn_with_state(Arc::clone(shared), console::socket_gate);
     Router::new()
-        .nest(
-            API,
-            api_router().layer(middleware::from_fn(console::socket_gate)),
-        )
+        .nest(API, api_router().layer(gate))
         .merge(probes())
         .route(
             "/metrics",
@@ -331,6 +329,44 @@ mod tests {
             .map(|(path, method, _)| format!("{method} {API}{path}"))
             .collect();
         assert_eq!(described, served);
+    }
+
+    /// Each operation says which errors are its own, how one asks for it, and what is in its path.
+    #[test]
+    fn openapi_says_of_each_operation_how_it_can_fail() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let mut ids = BTreeSet::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let at = format!("{method} {path}");
+                let id = operation["operationId"].as_str().unwrap();
+                assert!(ids.insert(id.to_owned()), "{at}: {id} twice");
+                let answers = operation["responses"].as_object().unwrap();
+                for wanted in ["401", "default"] {
+                    assert!(answers.contains_key(wanted), "{at}: no {wanted}");
+                }
+                for (status, answer) in answers {
+                    let is_error = status == "default" || status.as_str() >= "400";
+                    let reference = answer["$ref"].as_str();
+                    assert_eq!(is_error, reference.is_some(), "{at}: {status}");
+                    let pointer = reference.map(|it| it.trim_start_matches('#'));
+                    let told = pointer.map(|it| document.pointer(it).unwrap());
+                    let problem = told.map(|told| &told["content"]["application/problem+json"]);
+                    assert!(problem.is_none_or(|it| it.is_object()), "{at}: {status}");
+                }
+                let named = operation["parameters"].as_array();
+                let named = named.into_iter().flatten();
+                let named = named.filter(|it| it["in"] == "path");
+                let named: Vec<_> = named.map(|it| it["name"].as_str().unwrap()).collect();
+                let parts = path.split('/').filter_map(|part| part.strip_prefix('{'));
+                let parts: Vec<_> = parts.map(|part| part.trim_end_matches('}')).collect();
+                assert_eq!(named, parts, "{at}");
+                let is_open = path.ends_with("/console/invitation");
+                let needs_token = operation["security"].to_string().contains("csrf");
+                assert_eq!(needs_token, method != "get" && !is_open, "{at}");
+            }
+        }
     }
 
     async fn ask(address: SocketAddr, path: &str, host: &str) -> reqwest::Response {

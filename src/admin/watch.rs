@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A look counts the queue. Of the time, it takes at most one part in so many, however long the
 /// queue is.
 const LOOK_SHARE: u32 = 50;
+/// Also after a look that took long because the disk did: what is wrong then is told soon.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(120);
 /// Providers take mail within seconds, or say why not: what waits so long waits for a reason that
 /// nobody has seen.
 const QUEUE_AGE_MAX: SignedDuration = SignedDuration::from_hours(1);
@@ -40,7 +42,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         look.show(&shared.parts.metrics, &mut known);
         let seen = look.observation(&shared.view().state_dir);
         shared.parts.notify.observe(seen);
-        let pause = LOOK_EVERY.max(started.elapsed().saturating_mul(LOOK_SHARE));
+        let pause = pause(started.elapsed());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             error = shared.parts.queue.failed() => {
@@ -54,6 +56,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.parts.tasks.stopped() => return,
         }
     }
+}
+
+/// How long to wait after a look that took so long.
+fn pause(took: Duration) -> Duration {
+    took.saturating_mul(LOOK_SHARE)
+        .clamp(LOOK_EVERY, LOOK_PAUSE_MAX)
 }
 
 /// What a look at the accounts and the disk tells of; a failed store says nothing about them.
@@ -393,6 +401,16 @@ mod tests {
         for (n, (hours, change, wanted)) in cases.into_iter().enumerate() {
             assert_eq!(kinds(&look(hours, change)), wanted, "case {n}");
         }
+    }
+
+    /// A disk that hung for a minute must not leave everybody blind for an hour.
+    #[test]
+    fn a_slow_look_is_followed_by_a_pause_with_a_bound() {
+        for (took, wanted) in [(0, 5_000), (200, 10_000), (60_000, 120_000)] {
+            let wanted = Duration::from_millis(wanted);
+            assert_eq!(pause(Duration::from_millis(took)), wanted, "{took}");
+        }
+        assert_eq!(pause(Duration::MAX), LOOK_PAUSE_MAX);
     }
 
     #[test]

@@ -9,36 +9,32 @@
 
 use super::{Daemon, beginning, reload::restart_needed};
 use crate::{
-    admin::made::{ChangeRequest, Changed, FieldProblem, How, Refused},
+    admin::made::{ChangeRequest, Changed, FieldProblem, How, Refused, Wish},
     config::{Config, Problems},
-    oauth::Draft,
+    oauth::{Draft, Seal},
     registry::{Change, Entries},
 };
+
+/// Things made in the console. Each change judges all of them, and nobody has so many devices; a
+/// program with a key that makes one after the other ends here.
+const ENTRIES_MAX: usize = 5000;
 
 impl Daemon {
     /// Answers one wish. Reloads and changes take turns.
     pub(super) async fn serve_change(&self, request: ChangeRequest) {
-        let ChangeRequest {
-            changes,
-            how,
-            answer,
-        } = request;
-        let changed = Box::pin(self.change(&changes, &how)).await;
+        let ChangeRequest { wish, how, answer } = request;
+        let changed = Box::pin(self.change(&wish, &how)).await;
         if answer.send(changed).is_err() {
             tracing::debug!(event = "client_left", name = "change");
         }
     }
 
-    async fn change(&self, changes: &[Change], how: &How) -> Result<Changed, Refused> {
+    async fn change(&self, wish: &Wish, how: &How) -> Result<Changed, Refused> {
         let mut current = self.inner.config.lock().await;
         let registry = &self.inner.registry;
-        let before = registry.entries();
-        let wanted = registry.preview(changes);
-        let new = self
-            .load(wanted)
-            .await?
-            .map_err(|problems| told(&problems))?;
-        nothing_falls_out(changes, &current, &new)?;
+        let changes = &wish.changes;
+        nothing_is_written_over(wish, &registry.entries())?;
+        let mut new = self.judged(changes, &current).await?;
         let changed = Changed {
             before: current.oauth.clone(),
             after: new.oauth.clone(),
@@ -56,6 +52,18 @@ impl Daemon {
                 }
             }
         }
+        // The file may name another key by now. The change is sealed with the one that the next start
+        // will have.
+        let seal = registry.seal();
+        let taken = self.take_key(&new).await;
+        let has_opened = taken.map_err(|problems| Refused {
+            problems,
+            ..Refused::default()
+        })?;
+        if has_opened {
+            new = self.judged(changes, &current).await?;
+        }
+        let before = registry.entries();
         registry.change(changes).await?;
         match self.apply(&current, new).await {
             Ok(new) => {
@@ -69,12 +77,34 @@ impl Daemon {
                          start: {error}"
                     ));
                 }
+                problems.extend(self.give_key_back(seal).await);
                 Err(Refused {
-                    fields: Vec::new(),
                     problems,
+                    ..Refused::default()
                 })
             }
         }
+    }
+
+    /// The whole with these changes, if it stands.
+    async fn judged(&self, changes: &[Change], current: &Config) -> Result<Config, Refused> {
+        let wanted = self.inner.registry.preview(changes);
+        let new = self.load(wanted).await?;
+        let new = new.map_err(|problems| told(&problems))?;
+        nothing_falls_out(changes, current, &new)?;
+        Ok(new)
+    }
+
+    /// Goes back to the key that was there, after a configuration was not taken; what is wrong if not.
+    pub(super) async fn give_key_back(&self, seal: Seal) -> Option<String> {
+        let registry = &self.inner.registry;
+        if registry.is_sealed_with(&seal) {
+            return None;
+        }
+        let resealed = registry.reseal(seal).await.err()?;
+        Some(format!(
+            "secrets made in the console stay sealed with the new key: {resealed}"
+        ))
     }
 
     /// Reads the file anew, with these entries below it.
@@ -103,6 +133,28 @@ impl Daemon {
     }
 }
 
+/// A wish is made up from what its maker saw. Whatever it touches must still be that, also when it
+/// comes late: a sign-in takes minutes.
+fn nothing_is_written_over(wish: &Wish, now: &Entries) -> Result<(), Refused> {
+    for change in &wish.changes {
+        let (section, name) = change.about();
+        if !now.has_alike(&wish.based_on, section, name) {
+            return Err(Refused::stale(section, name));
+        }
+    }
+    let is_new = |change: &&Change| match change {
+        Change::Put { section, name, .. } => now.get(*section, name).is_none(),
+        Change::Remove { .. } => false,
+    };
+    let count = wish.changes.iter().filter(is_new).count();
+    if count > 0 && now.len().saturating_add(count) > ENTRIES_MAX {
+        let what = format!("there are {} of them already", now.len());
+        let remedy = "remove what is not used any more, or write some into the configuration file";
+        return Err(Refused::plain(what, remedy));
+    }
+    Ok(())
+}
+
 /// A change may not make anything fall out that was in force, and is itself in force after it.
 fn nothing_falls_out(changes: &[Change], old: &Config, new: &Config) -> Result<(), Refused> {
     let was_out = |section, name: &str| {
@@ -123,7 +175,7 @@ fn nothing_falls_out(changes: &[Change], old: &Config, new: &Config) -> Result<(
         true => Ok(()),
         false => Err(Refused {
             fields,
-            problems: Vec::new(),
+            ..Refused::default()
         }),
     }
 }
@@ -131,6 +183,69 @@ fn nothing_falls_out(changes: &[Change], old: &Config, new: &Config) -> Result<(
 fn told(problems: &Problems) -> Refused {
     Refused {
         fields: problems.0.iter().map(FieldProblem::from).collect(),
-        problems: Vec::new(),
+        ..Refused::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::registry::{Section, Settings};
+
+    fn put(name: &str) -> Change {
+        Change::Put {
+            section: Section::Client,
+            name: name.to_owned(),
+            settings: Settings::new(),
+            secrets: BTreeMap::new(),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn wish(change: Change, based_on: &Entries) -> Wish {
+        Wish {
+            changes: vec![change],
+            based_on: Arc::new(based_on.clone()),
+        }
+    }
+
+    #[test]
+    fn a_wish_is_good_for_what_it_was_made_up_from() {
+        let nothing = Entries::default();
+        let one = nothing.with(&[put("x")], at(1));
+        let remove = || Change::Remove {
+            section: Section::Client,
+            name: "x".to_owned(),
+        };
+        for (change, based_on, now, is_good) in [
+            (put("x"), &nothing, &nothing, true),
+            (put("x"), &nothing, &one, false),
+            (put("y"), &nothing, &one, true),
+            (put("x"), &one, &one, true),
+            (put("x"), &one, &one.with(&[put("x")], at(2)), false),
+            (put("x"), &one, &nothing, false),
+            (remove(), &one, &one, true),
+            (remove(), &one, &one.with(&[put("x")], at(2)), false),
+        ] {
+            let judged = nothing_is_written_over(&wish(change, based_on), now);
+            assert_eq!(judged.is_ok(), is_good, "{judged:?}");
+            assert!(judged.is_ok() || judged.is_err_and(|it| it.is_stale));
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_made() {
+        let many: Vec<Change> = (0..ENTRIES_MAX).map(|n| put(&n.to_string())).collect();
+        let full = Entries::default().with(&many, at(1));
+        let refused = nothing_is_written_over(&wish(put("x"), &full), &full).unwrap_err();
+        assert!(!refused.is_stale && refused.problems[0].contains("5000"));
+        assert!(nothing_is_written_over(&wish(put("7"), &full), &full).is_ok());
     }
 }

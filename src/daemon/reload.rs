@@ -42,6 +42,7 @@ impl Daemon {
     /// Every problem; the old configuration is then in force.
     pub(super) async fn reload_all(&self) -> Result<Reloaded, Vec<String>> {
         let mut current = self.inner.config.lock().await;
+        let seal = self.inner.registry.seal();
         let outcome = match self.read_anew().await {
             Ok(new) => self.apply(&current, new).await,
             Err(problems) => Err(problems),
@@ -56,7 +57,9 @@ impl Daemon {
                 *current = new;
                 Ok(Reloaded { restart_needed })
             }
-            Err(problems) => {
+            Err(mut problems) => {
+                // A file that is not taken may go back to how it was, its key too.
+                problems.extend(self.give_key_back(seal).await);
                 for problem in &problems {
                     tracing::error!(event = "config_refused", problem);
                 }

@@ -129,7 +129,7 @@ impl Keeper {
                 | Grant::WorkloadIdentity
                 | Grant::ManagedIdentity,
                 _,
-            ) => Ok(self.begin_unattended_draft(&profile, apply)),
+            ) => self.begin_unattended_draft(&profile, apply),
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
                 self.begin_device(&profile, Some(apply)).await
             }
@@ -137,14 +137,18 @@ impl Keeper {
         }
     }
 
-    fn begin_unattended_draft(self: &Arc<Self>, profile: &Arc<Profile>, apply: Apply) -> SignIn {
-        let begun = self
-            .sign_ins()
-            .begin_draft(profile, UNATTENDED_PATIENCE, None, None);
+    fn begin_unattended_draft(
+        self: &Arc<Self>,
+        profile: &Arc<Profile>,
+        apply: Apply,
+    ) -> Result<SignIn, Error> {
+        let mut sign_ins = self.sign_ins();
+        let begun = sign_ins.begin_draft(profile, UNATTENDED_PATIENCE, None, None)?;
         let sign_in = SignIn::Unattended {
             id: begun.id.clone(),
         };
-        self.sign_ins().tell(&sign_in);
+        sign_ins.tell(&sign_in);
+        drop(sign_ins);
         let (keeper, profile) = (Arc::clone(self), Arc::clone(profile));
         self.tasks.spawn("unattended_sign_in", async move {
             let result = keeper.prove_unattended(&begun, &profile, apply).await;
@@ -152,7 +156,7 @@ impl Keeper {
                 .settle(&begun.id, &profile, result)
                 .unwrap_or_default();
         });
-        sign_in
+        Ok(sign_in)
     }
 
     /// The provider gives the application a token, or the draft comes to nothing.

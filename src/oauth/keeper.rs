@@ -383,7 +383,7 @@ impl Keeper {
                 | Grant::WorkloadIdentity
                 | Grant::ManagedIdentity,
                 _,
-            ) => Ok(self.begin_unattended(handle)),
+            ) => self.begin_unattended(handle),
             (Grant::DeviceCode, _) | (Grant::AuthorizationCode, true) => {
                 self.begin_device(&handle.profile, None).await
             }
@@ -407,7 +407,7 @@ impl Keeper {
         let begun = match apply {
             None => self.sign_ins().begin(profile, BROWSER_PATIENCE, browser),
             Some(_) => (self.sign_ins()).begin_draft(profile, BROWSER_PATIENCE, browser, apply),
-        };
+        }?;
         let sign_in = SignIn::Browser {
             id: begun.id,
             url: url.into(),
@@ -432,7 +432,7 @@ impl Keeper {
         let begun = match apply {
             None => self.sign_ins().begin(profile, patience, None),
             Some(_) => self.sign_ins().begin_draft(profile, patience, None, None),
-        };
+        }?;
         let sign_in = SignIn::Device {
             id: begun.id.clone(),
             verification_uri: begun_there.verification_uri().to_string(),
@@ -477,13 +477,15 @@ impl Keeper {
         self.settle(&begun.id, profile, result).unwrap_or_default();
     }
 
-    fn begin_unattended(self: &Arc<Self>, handle: Handle) -> SignIn {
+    fn begin_unattended(self: &Arc<Self>, handle: Handle) -> Result<SignIn, Error> {
         let profile = Arc::clone(&handle.profile);
-        let begun = self.sign_ins().begin(&profile, UNATTENDED_PATIENCE, None);
+        let mut sign_ins = self.sign_ins();
+        let begun = sign_ins.begin(&profile, UNATTENDED_PATIENCE, None)?;
         let sign_in = SignIn::Unattended {
             id: begun.id.clone(),
         };
-        self.sign_ins().tell(&sign_in);
+        sign_ins.tell(&sign_in);
+        drop(sign_ins);
         let keeper = Arc::clone(self);
         self.tasks.spawn("unattended_sign_in", async move {
             let (reply, answer) = oneshot::channel();
@@ -497,7 +499,7 @@ impl Keeper {
                 .settle(&begun.id, &profile, result)
                 .unwrap_or_default();
         });
-        sign_in
+        Ok(sign_in)
     }
 
     pub(super) async fn sign_in_result(&self, id: &str) -> Result<(), Diagnosis> {

@@ -116,23 +116,29 @@ pub(super) struct SignIns {
 
 impl SignIns {
     /// Registers a sign-in; one of the same account that was under way is cancelled.
+    ///
+    /// # Errors
+    /// [`Error::Account`]: what one has brought is being put in force at this moment.
     pub(super) fn begin(
         &mut self,
         profile: &Arc<Profile>,
         patience: Duration,
         browser: Option<Browser>,
-    ) -> Begun {
+    ) -> Result<Begun, Error> {
         self.insert(profile, patience, browser, Stage::InForce)
     }
 
     /// The same with a profile that is not in force; `apply` is handed out with the browser's return.
+    ///
+    /// # Errors
+    /// As [`SignIns::begin`].
     pub(super) fn begin_draft(
         &mut self,
         profile: &Arc<Profile>,
         patience: Duration,
         browser: Option<Browser>,
         apply: Option<Apply>,
-    ) -> Begun {
+    ) -> Result<Begun, Error> {
         self.insert(profile, patience, browser, Stage::Draft(apply))
     }
 
@@ -142,7 +148,15 @@ impl SignIns {
         patience: Duration,
         browser: Option<Browser>,
         stage: Stage,
-    ) -> Begun {
+    ) -> Result<Begun, Error> {
+        let current = self.all.get(&profile.name);
+        if current.is_some_and(Pending::is_being_applied) {
+            return Err(Error::Account(
+                "what the last sign-in of this account has brought is being put in force: try again \
+                 in a moment"
+                    .to_owned(),
+            ));
+        }
         let pending = Pending {
             id: CsrfToken::new_random_len(ID_LEN).into_secret(),
             profile: Arc::clone(profile),
@@ -161,7 +175,7 @@ impl SignIns {
         if let Some(old) = self.all.insert(profile.name.clone(), pending) {
             old.cancel("another sign-in of this account was begun");
         }
-        begun
+        Ok(begun)
     }
 
     /// Keeps how a person goes on, for who comes back to it.
@@ -203,8 +217,9 @@ impl SignIns {
     /// [`Error::Account`]: too many are under way.
     pub(super) fn has_room(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        self.all
-            .retain(|_, pending| !pending.is_draft() || pending.deadline > now);
+        self.all.retain(|_, pending| {
+            !pending.is_draft() || pending.deadline > now || pending.is_being_applied()
+        });
         let drafts = self.all.values().filter(|pending| pending.is_draft());
         if drafts.count() < DRAFTS_MAX {
             return Ok(());
@@ -346,6 +361,12 @@ impl Pending {
     fn end(&mut self) {
         self.browser = None;
         self.how = None;
+    }
+
+    /// Nobody may come between: whoever waits for it is told how it ends, and its tokens are on their
+    /// way.
+    fn is_being_applied(&self) -> bool {
+        matches!(self.stage, Stage::Applying) && self.outcome.borrow().is_none()
     }
 
     fn cancel(&self, reason: &str) {

@@ -142,6 +142,24 @@ impl Entries {
         self.0.get_mut(&(section, name.to_owned()))
     }
 
+    /// Whether an entry is what it was in `other`. A key's use is no change of it.
+    #[must_use]
+    pub fn has_alike(&self, other: &Self, section: Section, name: &str) -> bool {
+        match (self.get(section, name), other.get(section, name)) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                one.changed_at == other.changed_at && (section == Section::Key || one == other)
+            }
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The entries of a section, by name.
     pub fn of(&self, section: Section) -> impl Iterator<Item = (&str, &Entry)> {
         let entries = self.0.iter().filter(move |((of, _), _)| *of == section);

@@ -133,7 +133,11 @@ impl Registry {
         if !rows.is_empty() {
             self.inner.store.change_made(rows).await?;
         }
-        self.held().entries = Arc::new(wanted.clone());
+        let mut held = self.held();
+        // Another key of the same name was never used.
+        held.used
+            .retain(|name, _| wanted.has_alike(&before, Section::Key, name));
+        held.entries = Arc::new(wanted.clone());
         Ok(())
     }
 
@@ -157,6 +161,12 @@ impl Registry {
         Ok(count)
     }
 
+    /// The key that rows are sealed with.
+    #[must_use]
+    pub fn seal(&self) -> Seal {
+        self.held().seal.clone()
+    }
+
     /// Whether this is the key that rows are sealed with.
     #[must_use]
     pub fn is_sealed_with(&self, seal: &Seal) -> bool {
@@ -170,7 +180,12 @@ impl Registry {
         let entries = self.entries();
         let name = key::find(&entries, given)?;
         let now = self.inner.clock.now();
-        self.held().used.insert(name.clone(), now);
+        let mut held = self.held();
+        // Removed at this very moment, or replaced by another of its name: it is good no more.
+        if !held.entries.has_alike(&entries, Section::Key, &name) {
+            return None;
+        }
+        held.used.insert(name.clone(), now);
         Some(name)
     }
 

@@ -6,7 +6,9 @@ use std::{
     cell::RefCell,
     fs,
     io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
+    thread,
 };
 
 use figment::{
@@ -494,6 +496,151 @@ fn logins_keys_and_networks_are_made_and_told_once() {
         assert_eq!(api(&site, "DELETE", path, &Value::Null).0, 204, "{path}");
         assert_eq!(api(&site, "DELETE", path, &Value::Null).0, 404, "{path}");
     }
+}
+
+/// Of two changes at once, none undoes the other.
+#[test]
+fn two_changes_at_once_do_not_undo_each_other() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let post = |path: &str, form: Value| ask(&site, "POST", path, &form).0;
+    let add = || post("/logins", json!({"name": "scanner"}));
+    let mut made: Vec<u16> = thread::scope(|scope| {
+        let makers: Vec<_> = (0..6).map(|_| scope.spawn(add)).collect();
+        makers.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    made.sort_unstable();
+    assert_eq!(made, [201, 409, 409, 409, 409, 409], "one password is good");
+    // A new password takes its time; the login is locked meanwhile, and stays so.
+    thread::scope(|scope| {
+        let rotating = scope.spawn(|| post("/logins/scanner/rotate", Value::Null));
+        assert_eq!(post("/logins/scanner/disable", Value::Null), 204);
+        let rotated = rotating.join().unwrap();
+        assert!([200, 409].contains(&rotated), "{rotated}");
+    });
+    assert_eq!(get(&site, "/logins")[0]["enabled"], false);
+}
+
+/// A sign-in takes minutes; what others have saved since is not written over by it.
+#[test]
+fn a_sign_in_does_not_undo_what_was_saved_meanwhile() {
+    let desk = Desk::start();
+    let site = desk.site();
+    desk.saved(&desk.form());
+    let form = without(&desk.provider, "client_secret");
+    let scope = "smtp.send offline_access openid";
+    let (id, url) = desk.save(&changed(&form, "scope", scope));
+    let described = changed(&form, "description", "saved meanwhile");
+    assert_eq!(api(site, "PUT", "/providers/contoso", &described).0, 200);
+    assert_eq!(desk.consent(&url, MAILBOX, "allow"), 400);
+    let outcome = desk.outcome(&id);
+    let reason = outcome["reason"].as_str().unwrap();
+    assert!(reason.contains("by somebody else"), "{reason}");
+    let there = get(site, "/providers/contoso");
+    assert_eq!(there["description"], "saved meanwhile");
+    assert_ne!(there["scope"], scope);
+    desk.mail("still-flows");
+}
+
+/// Tokens that others have are not shown to another server, whoever signs in there.
+#[test]
+fn a_provider_that_moves_takes_no_tokens_along() {
+    let desk = Desk::start();
+    let site = desk.site();
+    desk.saved(&desk.form());
+    let other = changed(&desk.account, "provider", "contoso");
+    let (status, told) = api(site, "PUT", "/accounts/other", &other);
+    assert_eq!(status, 200, "{told}");
+    let (status, begun) = api(site, "POST", "/accounts/other/sign-in", &json!({}));
+    assert_eq!(status, 200, "{begun}");
+    let url = begun["url"].as_str().unwrap();
+    assert_eq!(desk.consent(url, MAILBOX, "allow"), 200);
+    site.wait_account("other", "ready");
+    // The same server under another name, so that the sign-in there succeeds.
+    let moved = format!("http://localhost:{}/token", desk.practice.http.port());
+    desk.saved(&changed(&desk.provider, "token_url", moved));
+    assert_eq!(site.account("alerts")["state"], "ready");
+    assert_eq!(site.account("other")["state"], "sign_in_needed");
+}
+
+/// The key of the file has changed: what a change then makes durable opens at the next start, and so
+/// does everything else.
+#[test]
+fn a_change_is_sealed_with_the_key_of_the_next_start() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let key = |octet: &str| format!("[store]\nkey = \"{}\"\n", octet.repeat(32));
+    site.extend(&[key("0a")]);
+    let relay = site.start();
+    let account = json!({"mailbox": "a@example.test", "smtp": {
+        "host": "127.0.0.1", "port": 9, "tls": "none", "auth": "password",
+        "username": "relay", "password": "made-in-the-console"}});
+    let (status, told) = api(&site, "PUT", "/accounts/made", &account);
+    assert_eq!(status, 200, "{told}");
+    let opens = || {
+        let shown = get(&site, "/accounts/made");
+        assert_eq!(shown["problems"], json!([]), "{shown}");
+        assert_eq!(shown["smtp_password_set"], true, "{shown}");
+    };
+    site.edit(&key("0a"), &key("0b"));
+    assert_eq!(ask(&site, "POST", "/logins", &json!({"name": "x"})).0, 201);
+    drop(relay);
+    let relay = site.start();
+    opens();
+
+    // A file that is not taken brings no key with it.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let listener = format!("[[listener]]\naddress = \"{address}\"\n");
+    site.edit(&key("0b"), &format!("{}{listener}", key("0c")));
+    assert!(!site.run(&["reload"]).status.success());
+    site.edit(&format!("{}{listener}", key("0c")), &key("0b"));
+    drop(relay);
+    let _relay = site.start();
+    opens();
+}
+
+/// A key of the name of one that is gone was never used; a network that is let in somewhere is not
+/// moved from there.
+#[test]
+fn what_is_made_again_begins_anew() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let relay = site.start();
+    let post = |path: &str, form: Value| ask(&site, "POST", path, &form);
+    let (_, made) = post("/keys", json!({"name": "prometheus"}));
+    let key = made["key"].as_str().unwrap();
+    let mut stream = TcpStream::connect(site.console).unwrap();
+    write!(
+        stream,
+        "GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Bearer {key}\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_ne!(get(&site, "/keys")[0]["last_used_at"], Value::Null);
+    let (status, _) = api(&site, "DELETE", "/keys/prometheus", &Value::Null);
+    assert_eq!(status, 204);
+    assert_eq!(post("/keys", json!({"name": "prometheus"})).0, 201);
+    assert_eq!(get(&site, "/keys")[0]["last_used_at"], Value::Null);
+
+    let listener = site.smtp.to_string();
+    let here = json!({"network": "::ffff:10.7.0.9", "listener": listener});
+    let (status, made) = post("/allowed", here.clone());
+    assert_eq!(
+        (status, made["network"].as_str()),
+        (201, Some("10.7.0.9/32")),
+        "as the device comes"
+    );
+    assert_eq!(post("/allowed", here.clone()).0, 201, "the same again");
+    let wide = json!({"network": "10.7.0.9"});
+    assert_eq!(post("/allowed", wide).0, 201, "wider");
+    let (status, told) = post("/allowed", here);
+    assert_eq!(status, 409, "narrower: {told}");
+    drop(relay);
 }
 
 /// The file changes under what was made: the daemon starts, mail waits, and mending it is enough.

@@ -25,7 +25,7 @@ pub(crate) const STRANGER: &str = "bob@example.com";
 
 /// The practice provider and a relay that knows it by its issuer.
 pub(crate) struct Practice {
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     pub(crate) site: Site,
     pub(crate) relay: Relay,
     _sandbox: Process,

@@ -6,7 +6,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{FieldProblem, Form, How, Input, Who, Written, placed, put};
+use super::{FieldProblem, Form, How, Input, Who, Wish, Written, placed, put};
 use crate::{
     admin::{
         Shared,
@@ -95,9 +95,10 @@ impl Shared {
         who: &Who,
     ) -> Result<AccountSettings, Problem> {
         let section = Section::Account;
+        let based_on = self.entries();
         let before = self.may_change(section, name)?;
         let is_given = input.secrets.contains_key("smtp.password");
-        let secrets = self.secrets((section, name), input.secrets)?;
+        let secrets = Self::secrets(&based_on, (section, name), input.secrets)?;
         let goes_elsewhere =
             before.is_some_and(|before| goes_elsewhere(&before.settings, &input.settings));
         if goes_elsewhere && !is_given && secrets.contains_key("smtp.password") {
@@ -109,18 +110,18 @@ impl Shared {
         }
         let account = AccountName::new(name);
         let is_signed_in = self.parts.oauth.status(&account).is_some();
-        let change = vec![put(section, name, input.settings, secrets)];
+        let wish = Wish::of(put(section, name, input.settings, secrets), based_on);
         let form = Form {
             section,
             name,
             before: "",
         };
         if goes_elsewhere && is_signed_in {
-            let judged = self.change(change.clone(), How::Preview).await;
+            let judged = self.change(wish.clone(), How::Preview).await;
             judged.map_err(|refused| placed(refused, std::slice::from_ref(&form)))?;
             self.parts.oauth.sign_out(&account).await?;
         }
-        self.apply(change, &[form]).await?;
+        self.apply(wish, &[form]).await?;
         who.changed("save", section, name);
         self.account_setting(name)
     }
@@ -136,6 +137,7 @@ impl Shared {
         who: &Who,
     ) -> Result<(), Problem> {
         let section = Section::Account;
+        let based_on = self.entries();
         self.made(section, name)?;
         let account = AccountName::new(name);
         let counts = self.parts.queue.counts().await?;
@@ -157,13 +159,14 @@ impl Shared {
                 name: owned(),
             },
         ];
+        let wish = Wish { changes, based_on };
         // Judged first: an account that stays keeps its tokens.
-        let judged = self.change(changes.clone(), How::Preview).await;
+        let judged = self.change(wish.clone(), How::Preview).await;
         judged.map_err(|refused| placed(refused, &[]))?;
         if self.parts.oauth.status(&account).is_some() {
             self.parts.oauth.sign_out(&account).await?;
         }
-        self.apply(changes, &[]).await?;
+        self.apply(wish, &[]).await?;
         who.changed("remove", section, name);
         Ok(())
     }
@@ -177,6 +180,7 @@ impl Shared {
         name: &AccountName,
         who: &Who,
     ) -> Result<(), Problem> {
+        let based_on = self.entries();
         self.known(name)?;
         let change = put(
             Section::Hold,
@@ -184,7 +188,7 @@ impl Shared {
             Settings::new(),
             std::collections::BTreeMap::new(),
         );
-        self.apply(vec![change], &[]).await?;
+        self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("hold", Section::Account, name.as_str());
         Ok(())
     }
@@ -199,13 +203,13 @@ impl Shared {
         who: &Who,
     ) -> Result<(), Problem> {
         self.known(name)?;
-        let entries = self.parts.registry.entries();
-        if entries.get(Section::Hold, name.as_str()).is_some() {
+        let based_on = self.entries();
+        if based_on.get(Section::Hold, name.as_str()).is_some() {
             let change = Change::Remove {
                 section: Section::Hold,
                 name: name.to_string(),
             };
-            self.apply(vec![change], &[]).await?;
+            self.apply(Wish::of(change, based_on), &[]).await?;
         }
         self.parts.delivery.wake(name);
         who.changed("release", Section::Account, name.as_str());

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{FieldProblem, Form, Who, put};
+use super::{FieldProblem, Form, Who, Wish, put};
 use crate::{
     admin::{
         Shared,
@@ -16,7 +16,7 @@ use crate::{
         handlers::AppState,
         problem::{Input as Body, Named},
     },
-    registry::{Change, Section, Settings},
+    registry::{Change, Entries, Section, Settings},
 };
 
 /// No note is longer.
@@ -86,6 +86,8 @@ impl Shared {
             return Err(Problem::fields(vec![problem]));
         };
         let name = network.to_string();
+        let based_on = self.entries();
+        Self::keeps_its_place(&based_on, &name, new)?;
         let mut settings = Settings::new();
         for (key, value) in [("listener", &new.listener), ("note", &new.note)] {
             if let Some(text) = value.as_deref().map(str::trim).filter(|it| !it.is_empty()) {
@@ -100,7 +102,7 @@ impl Shared {
             name: &name,
             before: "",
         };
-        let applied = self.apply(vec![change], &[form]).await;
+        let applied = self.apply(Wish::of(change, based_on), &[form]).await;
         applied.map_err(|mut problem| {
             for field in problem
                 .fields
@@ -116,29 +118,55 @@ impl Shared {
         made.ok_or_else(|| Problem::none(Section::Allow, &name))
     }
 
+    /// A network that is let in somewhere else is not moved from there without a word: one entry is one
+    /// network, and the device would be turned away where it was let in.
+    fn keeps_its_place(based_on: &Entries, name: &str, new: &NewAllowed) -> Result<(), Problem> {
+        let Some(before) = based_on.get(Section::Allow, name) else {
+            return Ok(());
+        };
+        let before = before.settings.get("listener").and_then(Value::as_str);
+        let wanted = new.listener.as_deref().map(str::trim);
+        let wanted = wanted.filter(|wanted| !wanted.is_empty());
+        if wanted.is_none() || wanted == before {
+            return Ok(());
+        }
+        let place = before.map_or_else(
+            || "each listener that has a list".to_owned(),
+            |listener| format!("listener {listener}"),
+        );
+        Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!("{name} is let in at {place} already"),
+        )
+        .remedy("let it in at each listener that has a list, or remove it first"))
+    }
+
     /// Lets a network in no more.
     ///
     /// # Errors
     /// It was not let in here.
     pub(in crate::admin) async fn disallow(&self, given: &str, who: &Who) -> Result<(), Problem> {
         let name = network(given).map_or_else(|| given.to_owned(), |network| network.to_string());
-        let entries = self.parts.registry.entries();
-        if entries.get(Section::Allow, &name).is_none() {
+        let based_on = self.entries();
+        if based_on.get(Section::Allow, &name).is_none() {
             return Err(Problem::none(Section::Allow, &name));
         }
         let change = Change::Remove {
             section: Section::Allow,
             name: name.clone(),
         };
-        self.apply(vec![change], &[]).await?;
+        self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("remove", Section::Allow, &name);
         Ok(())
     }
 }
 
-/// A network, or one address as one.
+/// A network, or one address as one: that of an IPv4 client, also where an IPv6 socket wrote it down.
 fn network(text: &str) -> Option<IpNet> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    let address = || {
+        let address = text.parse::<IpAddr>().ok()?;
+        Some(IpNet::from(address.to_canonical()))
+    };
     let network = text.parse::<IpNet>().ok().or_else(address);
     network.map(|network| network.trunc())
 }

@@ -6,7 +6,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{FieldProblem, Who, logins::no_randomness, put};
+use super::{FieldProblem, Who, Wish, logins::no_randomness, put};
 use crate::{
     admin::{
         Shared,
@@ -83,13 +83,13 @@ impl Shared {
             problem.value = format!("{:?}", new.name.chars().take(80).collect::<String>());
             return Err(Problem::fields(vec![problem]));
         }
-        let entries = self.parts.registry.entries();
-        if entries.get(Section::Key, &name).is_some() {
+        let based_on = self.entries();
+        if based_on.get(Section::Key, &name).is_some() {
             return Err(Problem::taken(Section::Key, &name));
         }
         let key = registry::new_key().ok_or_else(no_randomness)?;
         let change = put(Section::Key, &name, key.settings, BTreeMap::new());
-        self.apply(vec![change], &[]).await?;
+        self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("add", Section::Key, &name);
         Ok(CreatedApiKey { name, key: key.key })
     }
@@ -99,15 +99,15 @@ impl Shared {
     /// # Errors
     /// There is none of that name.
     pub(in crate::admin) async fn remove_key(&self, name: &str, who: &Who) -> Result<(), Problem> {
-        let entries = self.parts.registry.entries();
-        if entries.get(Section::Key, name).is_none() {
+        let based_on = self.entries();
+        if based_on.get(Section::Key, name).is_none() {
             return Err(Problem::none(Section::Key, name));
         }
         let change = registry::Change::Remove {
             section: Section::Key,
             name: name.to_owned(),
         };
-        self.apply(vec![change], &[]).await?;
+        self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("remove", Section::Key, name);
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! Logins of devices: made with a password that is shown once and kept as a hash alone.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{FieldProblem, Form, Who, put};
+use super::{FieldProblem, Form, Who, Wish, put};
 use crate::{
     admin::{
         Shared,
@@ -15,7 +15,7 @@ use crate::{
         handlers::{Answer, AppState},
         problem::{Input as Body, Named},
     },
-    registry::{Section, Settings},
+    registry::{Entries, Section, Settings},
     secret::Secret,
     submission,
 };
@@ -73,6 +73,13 @@ impl fmt::Debug for LoginPassword {
     }
 }
 
+/// A login as it is to be, and what that was made up from.
+struct Drawn {
+    name: String,
+    settings: Settings,
+    based_on: Arc<Entries>,
+}
+
 impl Shared {
     /// Every login.
     pub(in crate::admin) fn logins(&self) -> Vec<Login> {
@@ -110,7 +117,8 @@ impl Shared {
             let problem = FieldProblem::new("name", "is needed", remedy);
             return Err(Problem::fields(vec![problem]));
         }
-        if self.written(Section::Client, &name).is_some() {
+        let based_on = self.entries();
+        if self.is_taken(&based_on, Section::Client, &name) {
             return Err(Problem::taken(Section::Client, &name));
         }
         let mut settings = Settings::new();
@@ -120,7 +128,12 @@ impl Shared {
         if !new.senders.is_empty() {
             settings.insert("senders".to_owned(), new.senders.into());
         }
-        self.with_password(name, settings, ("add", who)).await
+        let login = Drawn {
+            name,
+            settings,
+            based_on,
+        };
+        self.with_password(login, ("add", who)).await
     }
 
     /// Gives a login another password, told this once; the old one is good no more.
@@ -132,9 +145,8 @@ impl Shared {
         name: &str,
         who: &Who,
     ) -> Result<LoginPassword, Problem> {
-        let settings = self.login_settings(name)?;
-        self.with_password(name.to_owned(), settings, ("rotate", who))
-            .await
+        let login = self.drawn(name)?;
+        self.with_password(login, ("rotate", who)).await
     }
 
     /// Lets a login in again, or in no more.
@@ -147,12 +159,12 @@ impl Shared {
         enabled: bool,
         who: &Who,
     ) -> Result<(), Problem> {
-        let mut settings = self.login_settings(name)?;
+        let mut login = self.drawn(name)?;
         match enabled {
-            true => settings.remove("disabled"),
-            false => settings.insert("disabled".to_owned(), true.into()),
+            true => login.settings.remove("disabled"),
+            false => login.settings.insert("disabled".to_owned(), true.into()),
         };
-        self.put_login(name, settings).await?;
+        self.put_login(login).await?;
         let what = if enabled { "enable" } else { "disable" };
         who.changed(what, Section::Client, name);
         Ok(())
@@ -171,18 +183,22 @@ impl Shared {
     }
 
     /// What is kept of a login that was made here, its hash included.
-    fn login_settings(&self, name: &str) -> Result<Settings, Problem> {
+    fn drawn(&self, name: &str) -> Result<Drawn, Problem> {
+        let based_on = self.entries();
         self.made(Section::Client, name)?;
-        let entries = self.parts.registry.entries();
-        let entry = entries.get(Section::Client, name);
+        let entry = based_on.get(Section::Client, name);
         let entry = entry.ok_or_else(|| Problem::none(Section::Client, name))?;
-        Ok(entry.settings.clone())
+        Ok(Drawn {
+            name: name.to_owned(),
+            settings: entry.settings.clone(),
+            based_on,
+        })
     }
 
+    /// Takes its time: a change of the login meanwhile is not undone by it.
     async fn with_password(
         &self,
-        name: String,
-        mut settings: Settings,
+        mut login: Drawn,
         (what, who): (&str, &Who),
     ) -> Result<LoginPassword, Problem> {
         // argon2id takes its time.
@@ -193,20 +209,24 @@ impl Shared {
         });
         let made = made.await.ok().flatten();
         let (password, hash) = made.ok_or_else(no_randomness)?;
-        settings.insert("password_hash".to_owned(), hash.into());
-        self.put_login(&name, settings).await?;
+        let name = login.name.clone();
+        let hash = hash.into();
+        login.settings.insert("password_hash".to_owned(), hash);
+        self.put_login(login).await?;
         who.changed(what, Section::Client, &name);
         Ok(LoginPassword { name, password })
     }
 
-    async fn put_login(&self, name: &str, settings: Settings) -> Result<(), Problem> {
-        let change = put(Section::Client, name, settings, BTreeMap::new());
+    async fn put_login(&self, login: Drawn) -> Result<(), Problem> {
+        let name = &login.name;
+        let change = put(Section::Client, name, login.settings, BTreeMap::new());
         let form = Form {
             section: Section::Client,
             name,
             before: "",
         };
-        self.apply(vec![change], &[form]).await.map(drop)
+        let wish = Wish::of(change, login.based_on);
+        self.apply(wish, &[form]).await.map(drop)
     }
 }
 

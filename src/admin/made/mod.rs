@@ -1,7 +1,7 @@
 //! What is made and changed through the console and the API: providers, accounts, logins of devices,
 //! API keys, allowed networks.
 //!
-//! The functions of [`Shared`](super::Shared) in here are what both the API's routes and the pages
+//! The functions of `Shared` in here are what both the API's routes and the pages
 //! call. Each change is judged with the whole configuration and taken as a whole or not at all; what
 //! is wrong is told field by field. What the file or the environment has is read-only here. Each
 //! change that is made leaves a line in the audit log, without any value.
@@ -15,86 +15,27 @@ pub mod providers;
 #[cfg(test)]
 mod tests;
 mod who;
+mod wish;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::oneshot;
 
 pub(super) use self::who::Who;
+use self::wish::request;
+pub use self::wish::{ChangeRequest, Changed, How, Refused, Wish};
 use super::{Shared, api::Problem};
 use crate::{
-    oauth::{self, Draft},
-    registry::{Change, Section, Settings},
+    registry::{Change, Entries, Section, Settings},
     secret::Secret,
-    store,
 };
-
-/// A wish to change what was made in the console, with the place for the answer.
-#[derive(Debug)]
-pub struct ChangeRequest {
-    /// All of them, or none.
-    pub changes: Vec<Change>,
-    /// How far to go.
-    pub how: How,
-    /// The answer.
-    pub answer: oneshot::Sender<Result<Changed, Refused>>,
-}
-
-/// How far to go with a change.
-#[derive(Debug)]
-pub enum How {
-    /// Only judge it.
-    Preview,
-    /// Make it.
-    Apply,
-    /// Make it, if it still means what somebody has just signed in with.
-    ApplySignedIn(Box<Draft>),
-}
-
-/// What a change comes to.
-#[derive(Debug)]
-pub struct Changed {
-    /// Providers and accounts before it.
-    pub before: oauth::Config,
-    /// Providers and accounts with it.
-    pub after: oauth::Config,
-    /// Keys that the file has changed and that take effect only at the next start.
-    pub restart_needed: Vec<String>,
-}
-
-/// Why a change is not made; nothing has changed.
-#[derive(Debug, Default)]
-pub struct Refused {
-    /// What is wrong, key by key.
-    pub fields: Vec<FieldProblem>,
-    /// What else went wrong.
-    pub problems: Vec<String>,
-}
-
-impl Refused {
-    /// For a reason that is no field's.
-    #[must_use]
-    pub fn plain(what: impl Into<String>, remedy: &str) -> Self {
-        Self {
-            fields: Vec::new(),
-            problems: vec![format!("{}; {remedy}", what.into())],
-        }
-    }
-}
-
-impl From<store::Error> for Refused {
-    fn from(error: store::Error) -> Self {
-        let remedy = "look at the disk of state_dir";
-        Self::plain(super::problem::chain(&error), remedy)
-    }
-}
 
 /// What is wrong with one field of a form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,9 +200,15 @@ impl Problem {
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
+        let problem = Self::fields(refused.fields);
+        let status = match refused.is_stale {
+            true => StatusCode::CONFLICT,
+            false => StatusCode::UNPROCESSABLE_ENTITY,
+        };
         Self {
             problems: refused.problems,
-            ..Self::fields(refused.fields)
+            fields: problem.fields,
+            ..Self::new(status, problem.detail)
         }
     }
 }
@@ -290,15 +237,25 @@ impl Form<'_> {
 }
 
 impl Shared {
+    /// What a wish is made up from: taken before anything is looked at.
+    fn entries(&self) -> Arc<Entries> {
+        self.parts.registry.entries()
+    }
+
     /// Asks the daemon for a change.
-    async fn change(&self, changes: Vec<Change>, how: How) -> Result<Changed, Refused> {
-        request(&self.parts.changes, changes, how).await
+    async fn change(&self, wish: Wish, how: How) -> Result<Changed, Refused> {
+        request(&self.parts.changes, wish, how).await
     }
 
     /// Makes a change; what is wrong is told in the keys of these forms.
-    async fn apply(&self, changes: Vec<Change>, forms: &[Form<'_>]) -> Result<Changed, Problem> {
-        let changed = self.change(changes, How::Apply).await;
+    async fn apply(&self, wish: Wish, forms: &[Form<'_>]) -> Result<Changed, Problem> {
+        let changed = self.change(wish, How::Apply).await;
         changed.map_err(|refused| placed(refused, forms))
+    }
+
+    /// Whether the name is taken, in force or not yet shown.
+    fn is_taken(&self, based_on: &Entries, section: Section, name: &str) -> bool {
+        based_on.get(section, name).is_some() || self.written(section, name).is_some()
     }
 
     /// One thing as it was written.
@@ -344,12 +301,11 @@ impl Shared {
     /// # Errors
     /// One that is to stay does not open.
     fn secrets(
-        &self,
+        based_on: &Entries,
         (section, name): (Section, &str),
         given: BTreeMap<String, Given>,
     ) -> Result<BTreeMap<String, Secret>, Problem> {
-        let entries = self.parts.registry.entries();
-        let before = entries.get(section, name);
+        let before = based_on.get(section, name);
         let mut secrets = before.map_or_else(BTreeMap::new, |entry| entry.secrets.clone());
         if let Some(damage) = before.and_then(|entry| entry.damage)
             && given.is_empty()
@@ -382,12 +338,13 @@ impl Shared {
 
     /// Removes something that was made here.
     async fn remove(&self, section: Section, name: &str, who: &Who) -> Result<(), Problem> {
+        let based_on = self.entries();
         self.made(section, name)?;
         let change = Change::Remove {
             section,
             name: name.to_owned(),
         };
-        self.apply(vec![change], &[]).await?;
+        self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("remove", section, name);
         Ok(())
     }
@@ -398,23 +355,6 @@ fn placed(mut refused: Refused, forms: &[Form<'_>]) -> Problem {
         form.place(&mut refused.fields);
     }
     refused.into()
-}
-
-/// Asks whoever makes changes; it lives above this module, so it is a channel.
-async fn request(
-    to: &tokio::sync::mpsc::Sender<ChangeRequest>,
-    changes: Vec<Change>,
-    how: How,
-) -> Result<Changed, Refused> {
-    let (answer, answered) = oneshot::channel();
-    let request = ChangeRequest {
-        changes,
-        how,
-        answer,
-    };
-    let stopping = || Refused::plain("the daemon is stopping", "try again when it is up");
-    to.send(request).await.map_err(|_| stopping())?;
-    answered.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 fn put(

@@ -14,17 +14,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use url::Url;
 
-use super::{Changed, FieldProblem, Form, How, Input, Who, Written, placed, put, request};
+use super::{
+    Changed, FieldProblem, Form, How, Input, Refused, Who, Wish, Written, placed, put, request,
+};
 use crate::{
     admin::{
         Shared,
         api::Problem,
         handlers::{Answer, AppState},
-        problem::{Input as Body, Named},
+        problem::{Input as Body, Named, chain},
     },
     mail::AccountName,
     oauth::{self, Applied, Apply, ClientAuthentication, Diagnosis, Draft, Kind, SignIn},
-    registry::{Change, Section, Settings},
+    registry::{Change, Entries, Section, Settings},
 };
 
 /// The keys that hold a secret.
@@ -227,6 +229,7 @@ impl Shared {
         who: &Who,
     ) -> Result<Saved, Problem> {
         let section = Section::Provider;
+        let based_on = self.entries();
         self.may_change(section, name)?;
         let ProviderInput {
             input,
@@ -235,11 +238,11 @@ impl Shared {
             device,
         } = sent;
         let is_given = input.secrets.keys().cloned().collect();
-        let secrets = self.secrets((section, name), input.secrets)?;
+        let secrets = Self::secrets(&based_on, (section, name), input.secrets)?;
         let mut changes = vec![put(section, name, input.settings, secrets)];
         let new_account = account.as_ref().map(|it| AccountName::new(&it.name));
         if let Some(account) = account {
-            changes.push(self.first_account(name, account)?);
+            changes.push(self.first_account(&based_on, name, account)?);
         }
         let form = Form {
             section,
@@ -252,31 +255,38 @@ impl Shared {
             before: "account.",
         });
         let forms: Vec<Form<'_>> = [Some(form), account_form].into_iter().flatten().collect();
-        let preview = self.change(changes.clone(), How::Preview).await;
+        let wish = Wish { changes, based_on };
+        let preview = self.change(wish.clone(), How::Preview).await;
         let preview = preview.map_err(|refused| placed(refused, &forms))?;
         no_secret_goes_elsewhere(&preview, name, &is_given)?;
         let is_added = new_account.is_some();
         if !is_added && is_alike(&preview, name) {
-            self.apply(changes, &forms).await?;
+            self.apply(wish, &forms).await?;
             who.changed("save", section, name);
             return Ok(Saved::InForce(Box::new(self.provider(name)?)));
         }
         let user = new_account.or(sign_in_as);
         let draft = draft(&preview, name, user)?;
-        let apply = self.apply_later(changes, draft.clone(), (name, who));
+        let strangers = strangers(&preview, name, &draft.account);
+        let apply = self.apply_later(wish, (draft.clone(), strangers), (name, who));
         let begun = self.parts.oauth.begin_draft_sign_in(draft, device, apply);
         let sign_in = begun.await?;
         who.changed("begin sign-in for", section, name);
         Ok(Saved::SignIn(sign_in))
     }
 
-    fn first_account(&self, provider: &str, account: NewAccount) -> Result<Change, Problem> {
+    fn first_account(
+        &self,
+        based_on: &Entries,
+        provider: &str,
+        account: NewAccount,
+    ) -> Result<Change, Problem> {
         let name = account.name.as_str();
         if name.is_empty() {
             let problem = FieldProblem::new("account.name", "is needed", "give the account a name");
             return Err(Problem::fields(vec![problem]));
         }
-        if self.written(Section::Account, name).is_some() {
+        if self.is_taken(based_on, Section::Account, name) {
             let remedy = "use another name; an account that is there signs in with sign_in_as";
             let problem = FieldProblem::new("account.name", "is another account's", remedy);
             return Err(Problem::fields(vec![problem]));
@@ -285,29 +295,39 @@ impl Shared {
         settings.insert("provider".to_owned(), Value::from(provider));
         let input = Input::of(settings, &super::accounts::SECRETS)
             .map_err(|problem| Problem::fields(vec![problem]))?;
-        let secrets = self.secrets((Section::Account, name), input.secrets)?;
+        let secrets = Self::secrets(based_on, (Section::Account, name), input.secrets)?;
         Ok(put(Section::Account, name, input.settings, secrets))
     }
 
     /// What puts the profile in force once somebody has signed in with it.
-    fn apply_later(&self, changes: Vec<Change>, draft: Draft, (name, who): (&str, &Who)) -> Apply {
-        let to = self.parts.changes.clone();
+    /// The tokens of `strangers` are revoked before that.
+    fn apply_later(
+        &self,
+        wish: Wish,
+        (draft, strangers): (Draft, Vec<AccountName>),
+        (name, who): (&str, &Who),
+    ) -> Apply {
+        let (to, oauth) = (self.parts.changes.clone(), self.parts.oauth.clone());
         let (name, who) = (name.to_owned(), who.clone());
         Apply::new(move || -> Applied {
             Box::pin(async move {
+                // Judged first: what is not taken takes nobody's tokens.
+                if !strangers.is_empty() {
+                    let judged = request(&to, wish.clone(), How::Preview).await;
+                    judged.map_err(not_taken)?;
+                }
+                for account in &strangers {
+                    let forgotten = oauth.sign_out(account).await;
+                    forgotten
+                        .map_err(|error| not_taken(Refused::plain(chain(&error), "try again")))?;
+                }
                 let how = How::ApplySignedIn(Box::new(draft));
-                match request(&to, changes, how).await {
+                match request(&to, wish, how).await {
                     Ok(_) => {
                         who.changed("save", Section::Provider, &name);
                         Ok(())
                     }
-                    Err(refused) => Err(Diagnosis {
-                        reason: format!(
-                            "signed in, but the profile is not taken: {}",
-                            Problem::from(refused).lines().join(", ")
-                        ),
-                        remedy: "look at the provider and save it again".to_owned(),
-                    }),
+                    Err(refused) => Err(not_taken(refused)),
                 }
             })
         })
@@ -356,6 +376,30 @@ fn no_secret_goes_elsewhere(
         what,
         remedy,
     )]))
+}
+
+/// The other accounts of a profile whose tokens would go to another server than the one that gave
+/// them: what people have consented to there is not to be learnt here.
+fn strangers(preview: &Changed, name: &str, signs_in: &AccountName) -> Vec<AccountName> {
+    let before = preview.before.providers.get(name);
+    let after = preview.after.providers.get(name);
+    let goes_elsewhere = before
+        .zip(after)
+        .is_some_and(|(before, after)| !before.sends_secrets_like(after));
+    let users = preview.before.accounts.iter();
+    let users = users.filter(|(user, account)| account.provider == name && *user != signs_in);
+    let users = users.filter(|_| goes_elsewhere);
+    users.map(|(user, _)| user.clone()).collect()
+}
+
+fn not_taken(refused: Refused) -> Diagnosis {
+    Diagnosis {
+        reason: format!(
+            "signed in, but the profile is not taken: {}",
+            Problem::from(refused).lines().join(", ")
+        ),
+        remedy: "look at the provider and save it again".to_owned(),
+    }
 }
 
 /// Whether tokens come by the profile as before.

@@ -58,7 +58,7 @@ fn problems_are_told_in_the_keys_of_the_form() {
         ]
         .map(problem)
         .to_vec(),
-        problems: Vec::new(),
+        ..Refused::default()
     };
     let form = |section, name, before| Form {
         section,

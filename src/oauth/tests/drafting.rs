@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use tokio::sync::Notify;
+
 use super::*;
 
 /// A house, a draft, and how often the draft was applied.
@@ -39,6 +41,24 @@ impl Draftsman {
                 Ok(())
             })
         })
+    }
+
+    /// Begins with an apply that says when it has begun, and waits to be let go on.
+    async fn begin_slowly(&self, name: &AccountName) -> (SignIn, Arc<Notify>, Arc<Notify>) {
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (says, waits) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let (oauth, wanted) = (self.house.oauth.clone(), self.wanted.clone());
+        let apply = Apply::new(move || -> Applied {
+            Box::pin(async move {
+                says.notify_one();
+                waits.notified().await;
+                oauth.reconfigure(wanted).await.unwrap();
+                Ok(())
+            })
+        });
+        let draft = Draft::of(&self.wanted, name).unwrap();
+        let sign_in = self.house.oauth.begin_draft_sign_in(draft, false, apply);
+        (sign_in.await.unwrap(), begun, go_on)
     }
 
     async fn begin(&self, name: &AccountName, device: bool) -> SignIn {
@@ -287,6 +307,32 @@ async fn drafts_outlive_a_reload_and_are_bounded() {
     work.house.pass(11 * MINUTE).await;
     let begun = work.begin(&second(), false).await;
     assert!(matches!(begun, SignIn::Browser { .. }));
+}
+
+/// Another sign-in of the account would take the tokens that are on their way, and tell whoever waits
+/// that nothing has come of it.
+#[tokio::test(start_paused = true)]
+async fn nobody_comes_between_a_draft_and_its_tokens() {
+    let work = Draftsman::new(House::signed_in().await, add);
+    let (begun, applying, go_on) = work.begin_slowly(&second()).await;
+    let (id, state) = asked(&begun);
+    let oauth = &work.house.oauth;
+    let query = format!("code=good&state={state}");
+    let between = async {
+        applying.notified().await;
+        let draft = Draft::of(&work.wanted, &second()).unwrap();
+        let other = oauth.begin_draft_sign_in(draft, false, work.apply(false));
+        let refused = other.await.unwrap_err().to_string();
+        assert!(refused.contains("in a moment"), "{refused}");
+        work.house.pass(11 * MINUTE).await;
+        go_on.notify_one();
+    };
+    let ends = oauth.sign_in_result(&id);
+    let (told, called, ()) = tokio::join!(ends, oauth.callback(&query), between);
+    assert_eq!((told, called), (Ok(()), Ok(second())));
+    assert!(work.token_of(&second()).await.is_ok());
+    let again = work.begin(&second(), false).await;
+    assert!(matches!(again, SignIn::Browser { .. }), "now there is room");
 }
 
 #[tokio::test(start_paused = true)]

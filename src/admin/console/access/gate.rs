@@ -15,13 +15,17 @@ use axum::{
 use url::form_urlencoded;
 
 use super::{Visitor, origin, random};
-use crate::admin::{
-    Shared,
-    api::Problem,
-    callback,
-    console::{Failed, LIVE, onward, redirect},
-    made::Who,
-    server::BODY_LEN_MAX,
+use crate::{
+    admin::{
+        Shared,
+        api::Problem,
+        callback,
+        console::{Failed, LIVE, onward, redirect},
+        handlers::to_its_end,
+        made::Who,
+        server::BODY_LEN_MAX,
+    },
+    net::tasks::Tasks,
 };
 
 /// The field of a form, and the header of a script, that hold the session's token.
@@ -70,7 +74,7 @@ pub(in crate::admin) async fn pages(
     let who = Who(visitor.who().into());
     let mut request = Request::from_parts(parts, Body::from(octets));
     request.extensions_mut().insert(visitor);
-    audited(who, request, next).await
+    audited(&shared.parts.tasks, who, request, next).await
 }
 
 /// Lets whoever has a key, or a session, through to the API.
@@ -94,28 +98,38 @@ pub(in crate::admin) async fn api(
     let Some(who) = who else {
         return unauthorized();
     };
-    audited(Who(who.into()), request, next).await
+    audited(&shared.parts.tasks, Who(who.into()), request, next).await
 }
 
 /// Lets everyone through: the permission of the socket's file is the login.
-pub(in crate::admin) async fn socket(request: Request, next: Next) -> Response {
-    audited(Who("socket".into()), request, next).await
+pub(in crate::admin) async fn socket(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    audited(&shared.parts.tasks, Who("socket".into()), request, next).await
 }
 
-/// Says who asks to whatever comes next, and, of what may have changed something, to the audit log.
-async fn audited(who: Who, mut request: Request, next: Next) -> Response {
+/// Says who asks to whatever comes next, and, of what may have changed something, to the audit log. That
+/// runs to its end although the client goes away: a change without its line would be nobody's.
+async fn audited(tasks: &Tasks, who: Who, mut request: Request, next: Next) -> Response {
     let is_unsafe = origin::is_unsafe(request.method());
     // Below a nested router the address lacks what led there.
     let asked = request.extensions().get::<OriginalUri>();
     let path = asked.map_or(request.uri(), |asked| &asked.0).path();
     let what = format!("{} {path}", request.method());
     request.extensions_mut().insert(who.clone());
-    let answer = next.run(request).await;
-    if is_unsafe {
+    if !is_unsafe {
+        return next.run(request).await;
+    }
+    let answer = to_its_end(tasks, "change", async move {
+        let answer = next.run(request).await;
         let status = answer.status().as_u16();
         tracing::info!(event = "audit", who = &*who.0, what, status);
-    }
-    answer
+        answer
+    });
+    let answer = answer.await;
+    answer.unwrap_or_else(|| Problem::lost().into_response())
 }
 
 /// The key of `Bearer KEY` (RFC 6750 §2.1); the scheme's case is free (RFC 9110 §11.1).
@@ -200,7 +214,45 @@ impl<S: Send + Sync> FromRequestParts<S> for Visitor {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::{Router, middleware, routing::post};
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::sync::Notify;
+
     use super::*;
+
+    /// A change without its line in the audit log would be nobody's.
+    #[tokio::test]
+    async fn a_change_runs_to_its_end_when_its_client_leaves() {
+        let tasks = Tasks::new();
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (says, waits) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::clone(&done);
+        let change = move || async move {
+            says.notify_one();
+            waits.notified().await;
+            is_done.store(true, Ordering::SeqCst);
+        };
+        let owner = tasks.clone();
+        let gate = middleware::from_fn(move |request: Request, next: Next| {
+            let tasks = owner.clone();
+            async move { audited(&tasks, Who("somebody".into()), request, next).await }
+        });
+        let router = Router::new().route("/x", post(change)).layer(gate);
+        let service = TowerToHyperService::new(router);
+        let request = Request::post("/x").body(Body::empty()).unwrap();
+        tokio::select! {
+            _ = service.call(request) => panic!("it waits"),
+            () = begun.notified() => {}
+        }
+        go_on.notify_one();
+        tasks.stop();
+        tasks.drained().await;
+        assert!(done.load(Ordering::SeqCst));
+    }
 
     #[test]
     fn a_key_is_what_follows_bearer() {

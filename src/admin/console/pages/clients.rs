@@ -1,7 +1,7 @@
 //! Clients: which devices and programs come, what they are refused and what helps, their logins, and
 //! the networks that were let in here.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use askama::Template;
 use axum::{
@@ -94,7 +94,7 @@ pub(in crate::admin::console) async fn show(
     visitor: Visitor,
 ) -> Page {
     let now = shared.parts.clock.now();
-    let mut seen = handlers::clients(State(shared.clone())).await.0;
+    let mut seen = handlers::clients(State(Arc::clone(&shared))).await.0;
     newest_trouble_first(&mut seen);
     let (from, next) = span(&page.from, seen.len());
     let allowed = shared.allowed();
