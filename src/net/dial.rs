@@ -262,20 +262,19 @@ mod tests {
     async fn a_connection_reset_in_the_handshake_is_named() {
         let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = server.local_addr().expect("bound").port();
-        let serving = tokio::spawn(async move {
+        let serving = async {
             let (mut stream, _) = server.accept().await.expect("a peer");
             stream.read_u8().await.expect("a ClientHello");
             stream.set_zero_linger().expect("a socket");
-        });
+        };
         let stream = tcp("127.0.0.1", port).await.expect("connects");
         let connectors = super::super::tls::client::Connectors::new();
         let connector = connectors.get(None).await.expect("the system's roots");
-        let error = tls(stream, &connector, "127.0.0.1").await;
+        let (error, ()) = tokio::join!(tls(stream, &connector, "127.0.0.1"), serving);
         let Err(TlsError::Io(error)) = error else {
             panic!("{error:?}");
         };
         assert_eq!(error.to_string(), "connection reset");
-        serving.await.expect("it ends");
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Row 30: a server, or somebody on the way to it, that will have no TLS gets no token.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
 };
@@ -47,37 +47,42 @@ fn serve(greeting: &'static str, to_starttls: &'static str) -> (SocketAddr, Hear
     let all = Arc::clone(&heard);
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let all = Arc::clone(&all);
-            thread::spawn(move || -> std::io::Result<()> {
-                stream.write_all(b"220 mock ESMTP\r\n")?;
-                let mut lines = BufReader::new(stream.try_clone()?);
-                loop {
-                    let mut line = Vec::new();
-                    if lines.read_until(b'\n', &mut line)? == 0 {
-                        return Ok(());
-                    }
-                    all.lock().unwrap().extend_from_slice(&line);
-                    let line = String::from_utf8_lossy(&line).to_ascii_uppercase();
-                    match line.split_whitespace().next() {
-                        Some("EHLO") => stream.write_all(greeting.as_bytes())?,
-                        Some("STARTTLS") => {
-                            stream.write_all(to_starttls.as_bytes())?;
-                            if to_starttls.starts_with("220") {
-                                let mut rest = Vec::new();
-                                lines.read_to_end(&mut rest)?;
-                                all.lock().unwrap().append(&mut rest);
-                                return Ok(());
-                            }
-                        }
-                        Some("QUIT") => return stream.write_all(b"221 bye\r\n"),
-                        _ => stream.write_all(b"250 ok\r\n")?,
-                    }
-                }
-            });
+            let (stream, all) = (stream.unwrap(), Arc::clone(&all));
+            thread::spawn(move || session(stream, (greeting, to_starttls), &all));
         }
     });
     (address, heard)
+}
+
+fn session(
+    mut stream: TcpStream,
+    (greeting, to_starttls): (&str, &str),
+    heard: &Heard,
+) -> io::Result<()> {
+    stream.write_all(b"220 mock ESMTP\r\n")?;
+    let mut lines = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut line = Vec::new();
+        if lines.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        heard.lock().unwrap().extend_from_slice(&line);
+        let line = String::from_utf8_lossy(&line).to_ascii_uppercase();
+        let reply = match line.split_whitespace().next() {
+            Some("EHLO") => greeting,
+            Some("STARTTLS") => to_starttls,
+            Some("QUIT") => return stream.write_all(b"221 bye\r\n"),
+            _ => "250 ok\r\n",
+        };
+        stream.write_all(reply.as_bytes())?;
+        if reply.starts_with("220") {
+            // What comes now is TLS, if anything.
+            let mut rest = Vec::new();
+            lines.read_to_end(&mut rest)?;
+            heard.lock().unwrap().append(&mut rest);
+            return Ok(());
+        }
+    }
 }
 
 #[test]
