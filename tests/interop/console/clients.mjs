@@ -36,9 +36,6 @@ await scenario(async (it) => {
     await page.getByRole("link", { name: "Done" }).click();
     await page.getByRole("row", { name: /scanner/ }).first().waitFor();
     assert.ok(!(await page.content()).includes(pass), "once");
-    await page.goBack();
-    assert.ok(!(await page.content()).includes(pass), "nor by going back");
-
     await page.goto(`${rig.console}/clients`);
     await page.getByRole("button", { name: "Disable scanner" }).click();
     await page.getByRole("button", { name: "Enable scanner" }).waitFor();

@@ -102,7 +102,7 @@ await scenario(async (it) => {
     await page.getByText("The queue is empty").waitFor();
     await look(page, "queue-empty");
     await page.goto(`${rig.console}/trace`);
-    await page.getByText("delivered").first().waitFor();
+    await page.locator("summary").getByText("delivered").first().waitFor();
     await look(page, "trace");
   });
 });
