@@ -102,7 +102,7 @@ fi
 npm ci --silent --ignore-scripts --no-audit --no-fund || die "npm could not install package-lock.json"
 
 say "Python packages"
-for part in rig apis monitoring; do
+for part in rig apis monitoring openapi; do
     wanted=tests/interop/$part/requirements.txt
     python=target/tools/python-$part
     if ! cmp -s "$wanted" "$python/requirements.txt"; then

@@ -19,6 +19,7 @@ mod monitoring;
 mod mtas;
 mod network;
 mod oauth;
+mod openapi;
 mod own_address;
 mod programs;
 mod proxy;

@@ -21,6 +21,7 @@ export const SCHEMES = ["light", "dark"];
 
 /** Names of strangers that lead here all the same, as after DNS rebinding. */
 export const EVIL = "evil.example";
+const NAMES = `MAP ${EVIL} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1`;
 
 /** A guard against hanging; no test asserts how long anything takes. */
 const PATIENCE_MS = 40_000;
@@ -36,7 +37,8 @@ export async function scenario(play) {
   const browser = await chromium.launch({
     executablePath: rig.chromium,
     // Root may not use Chromium's sandbox; a container's /dev/shm is small.
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", `--host-resolver-rules=MAP ${EVIL} 127.0.0.1`],
+    // No page leads into the Internet, as the fonts of oidc-provider's would.
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", `--host-resolver-rules=${NAMES}`],
   });
   const it = new Play(browser);
   try {
@@ -50,6 +52,8 @@ export async function scenario(play) {
     process.exitCode = 1;
   } finally {
     await browser.close();
+    // Not even a server that a scenario has left open keeps it waiting.
+    process.exit();
   }
 }
 
@@ -62,8 +66,8 @@ class Play {
     this.expected = [];
     /** Answers that are being looked at. */
     this.judging = [];
-    /** Origins that a page may lead to, beside the console's. */
-    this.friends = new Set([rig.console, ...(rig.friends ?? [])]);
+    /** What belongs to the console: its address, and the name that redirect URLs have. */
+    this.origins = new Set([rig.console, rig.console.replace("127.0.0.1", "localhost")]);
   }
 
   /** One step of the story; fails when a page does what it may not. */
@@ -109,21 +113,40 @@ class Play {
       }, MARK_OF_A_BREACH);
     }
     context.on("console", (message) => {
-      if (["error", "warning"].includes(message.type())) this.note(`console: ${message.text()}`);
+      const isBad = ["error", "warning"].includes(message.type());
+      // What it is about, or where it was said.
+      if (isBad && (this.isOurs(message.location().url) || this.isOurs(message.page()?.url()))) this.note(`console: ${message.text()}`);
     });
-    context.on("weberror", (error) => this.note(`script: ${error.error()}`));
-    context.on("request", (asked) => {
-      const url = new URL(asked.url());
-      if (!this.friends.has(url.origin) && url.protocol !== "data:") this.note(`request to ${asked.url()}`);
+    context.on("weberror", (error) => {
+      if (this.isOurs(error.page()?.url())) this.note(`script: ${error.error()}`);
     });
+    context.on("request", (asked) => this.watch(asked));
     context.on("response", (answer) => this.judging.push(this.judge(answer)));
-    const page = await context.newPage();
-    page.on("dialog", (dialog) => {
+    context.on("dialog", (dialog) => {
       this.note(`dialog: ${dialog.message()}`);
       dialog.dismiss();
     });
+    const page = await context.newPage();
     this.page ??= page;
     return page;
+  }
+
+  /** Somebody at another device, whose pages are not ours to judge. */
+  async stranger() {
+    const context = await this.browser.newContext();
+    context.setDefaultTimeout(PATIENCE_MS);
+    return context.newPage();
+  }
+
+  isOurs(url = "") {
+    return url.startsWith("chrome-error:") || [...this.origins].some((origin) => url.startsWith(`${origin}/`));
+  }
+
+  /** A page of ours asks nobody but us; a link that a person clicks may lead elsewhere. */
+  watch(asked) {
+    const url = new URL(asked.url());
+    if (url.protocol === "data:" || this.origins.has(url.origin) || asked.isNavigationRequest()) return;
+    if (this.isOurs(asked.frame().page().url())) this.note(`request to ${asked.url()}`);
   }
 
   /** A visitor who has logged in with a one-time code. */
@@ -138,7 +161,7 @@ class Play {
   /** Every answer of the console keeps the rules, whatever the scenario is about. */
   async judge(answer) {
     const url = new URL(answer.url());
-    if (url.origin !== rig.console) return;
+    if (!this.origins.has(url.origin)) return;
     // A page that is closed takes what it knew with it.
     const fields = await answer.allHeaders().catch(() => null);
     if (fields === null) return;

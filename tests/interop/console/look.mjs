@@ -58,11 +58,14 @@ export async function tabThrough(page, name) {
     return reachable.length;
   });
   const reached = [], unseen = [];
-  for (let at = 0; at < wanted; at += 1) {
+  // A field for a moment has a stop for each of its parts, the last of which shows its focus by itself.
+  for (let at = 0; at < wanted * 8 && reached.at(-1) !== wanted - 1; at += 1) {
     await page.keyboard.press("Tab");
     const { index, html, isSeen } = await page.evaluate(focused);
-    reached.push(index);
-    if (!isSeen) unseen.push(html);
+    if (index !== reached.at(-1)) {
+      reached.push(index);
+      if (!isSeen) unseen.push(html);
+    }
   }
   assert.deepEqual(unseen, [], `${name}: focus is not seen there`);
   assert.deepEqual(reached, Array.from({ length: wanted }, (_, at) => at), `${name}: Tab goes in another order`);

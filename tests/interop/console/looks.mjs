@@ -1,6 +1,6 @@
 // Every page there is: for eyes, for screen readers, for keyboards, at a desk and on a phone.
 import assert from "node:assert/strict";
-import { rig, scenario } from "./browser.mjs";
+import { api, eventually, rig, scenario, send } from "./browser.mjs";
 import { look, tabThrough } from "./look.mjs";
 import { everyPage } from "./pages.mjs";
 
@@ -17,6 +17,7 @@ await scenario(async (it) => {
   });
 
   const page = await it.operator();
+  await it.step("there is something to look at", furnish);
   const seen = await everyPage(it, page, async (name) => {
     await it.step(name, async () => {
       await headings(page, name);
@@ -49,4 +50,22 @@ async function headings(page, name) {
     assert.ok(level <= above + 1, `${name}: a level of headings is left out: ${levels}`);
     return level;
   }, 0);
+}
+
+/** A bit of everything, with words that are too long for a phone. */
+async function furnish() {
+  const long = `${"a-very-long-name-of-a-device-".repeat(2)}x`;
+  const account = await api("GET", "/account-settings");
+  const { smtp } = account.find(({ name }) => name === "alerts").settings;
+  await api("PUT", "/accounts/smarthost", { mailbox: "smarthost@example.test", smtp });
+  await api("POST", "/logins", { name: long, account: "smarthost", senders: ["*@example.test", "root@other.test"] });
+  await api("POST", "/keys", { name: long.slice(0, 60) });
+  await api("POST", "/allowed", { network: "fd00:1234:5678:9abc:def0:1234:5678:0/112", note: "the scanner on the second floor" });
+  await send("delivered");
+  await eventually("it is delivered", async () => (await api("GET", "/queue")).entries.length === 0);
+  await api("POST", "/accounts/alerts/hold");
+  await send(`waits ${"without-a-blank".repeat(12)}`, { from: `${long}@example.test`, to: `${long}@example.org` });
+  const [{ id }] = (await api("GET", "/queue")).entries;
+  await api("POST", "/queue/hold", { ids: [id] });
+  await send("waits as well");
 }

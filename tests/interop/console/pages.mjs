@@ -38,6 +38,8 @@ function kind(path) {
   const names = rig.names ?? [];
   const parts = url.pathname.split("/").filter(Boolean).map(decodeURIComponent);
   const kinds = parts.map((part) => (/\d/.test(part) || names.includes(part) ? "one" : part));
-  const keys = [...new Set(url.searchParams.keys())].sort();
-  return [kinds.join("-") || "overview", ...keys].join("_");
+  // A choice among a few words makes another page, a position in a list does not.
+  const isChoice = (value) => /^[a-z_]{1,20}$/.test(value) && !names.includes(value);
+  const asked = [...url.searchParams].map(([key, value]) => (isChoice(value) ? value : key)).sort();
+  return [kinds.join("-") || "overview", ...asked].join("_");
 }
