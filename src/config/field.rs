@@ -520,7 +520,10 @@ impl<S: Part> Part for Named<S> {
                 sections.insert(name.clone(), section);
             } else {
                 let remedy = "use up to 64 letters, digits and any of . - _ @ +";
-                let what = "this name cannot be used";
+                let what = match name.as_str() {
+                    "" => "is needed",
+                    _ => "this name cannot be used",
+                };
                 reader
                     .report
                     .problem(&at.shown, format!("{name:?}"), what, remedy);
