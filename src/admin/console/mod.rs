@@ -194,11 +194,6 @@ impl Frame {
     }
 }
 
-/// Whether there is a page for `path` in the menu: what leads there is shown only then.
-fn has_page(path: &str) -> bool {
-    MENU.iter().any(|entry| entry.path == path)
-}
-
 /// A page as its answer.
 fn render(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {

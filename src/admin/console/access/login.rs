@@ -133,7 +133,7 @@ fn field(way: Way, code: &str) -> Option<Field> {
             autocomplete: "off",
             value: code.into(),
             help: "It was shown when Gatepost started, with the address of this page, and works \
-                   once. For a new one run `gatepost console` on this machine."
+                   once. For a new one run gatepost console on this machine."
                 .into(),
             ..asked
         }),
@@ -144,7 +144,7 @@ fn wrong(way: Way) -> &'static str {
     match way {
         Way::Password | Way::Closed => "The password is wrong.",
         Way::Code => {
-            "The code is wrong, used or too old. Run `gatepost console` on this machine for a new one."
+            "The code is wrong, used or too old. Run gatepost console on this machine for a new one."
         }
     }
 }

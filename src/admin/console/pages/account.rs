@@ -17,7 +17,7 @@ use crate::{
         console::{
             Confirm, Frame, Page, Visitor, confirm, done, failed,
             form::Posted,
-            has_page, redirect, render,
+            redirect, render,
             trials::{Run, Trial},
             view::{Badge, Moment},
         },
@@ -58,7 +58,7 @@ struct Shown {
     limits: Vec<(&'static str, String)>,
     warnings: Vec<(String, String, Moment)>,
     provider_page: Option<String>,
-    queue_page: Option<String>,
+    queue_page: String,
 }
 
 /// A run of the list.
@@ -140,8 +140,8 @@ impl Shown {
                 .map(|it| limits(it, now))
                 .unwrap_or_default(),
             warnings: warnings.collect(),
-            provider_page: provider_page.filter(|_| has_page("/providers")),
-            queue_page: has_page("/queue").then_some(queue_page),
+            provider_page,
+            queue_page,
             account,
         }
     }

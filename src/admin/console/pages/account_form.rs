@@ -23,7 +23,7 @@ use crate::{
         console::{
             Failed, Frame, Page, Visitor, done,
             form::{Field, Posted},
-            has_page, render,
+            render,
         },
         handlers::{AppState, to_its_end},
         made::{FieldProblem, Given, Input, Who},
@@ -49,7 +49,6 @@ struct FormPage {
     groups: Vec<Group>,
     /// Whether there is a password that can be forgotten.
     has_password: bool,
-    can_add_provider: bool,
 }
 
 struct Group {
@@ -192,7 +191,6 @@ impl Filled {
             problems: self.problems.clone(),
             groups: groups.collect(),
             has_password: self.has_password,
-            can_add_provider: has_page("/providers"),
         };
         render(status, &page)
     }

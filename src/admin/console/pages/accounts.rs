@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::account::path;
 use crate::admin::{
-    api::Account,
+    api::{Account, AccountState},
     console::{
-        Frame, Page, Visitor, has_page, render,
+        Frame, Page, Visitor, render,
         view::{Badge, Moment},
     },
     handlers::AppState,
@@ -20,7 +20,6 @@ use crate::admin::{
 struct AccountsPage {
     frame: Frame,
     rows: Vec<Row>,
-    can_add_provider: bool,
 }
 
 /// An account of the table.
@@ -30,6 +29,7 @@ struct Row {
     mailbox: String,
     provider: String,
     badge: Badge,
+    needs_sign_in: bool,
     stopped: bool,
     reason: String,
     remedy: String,
@@ -62,6 +62,8 @@ impl Row {
             mailbox: account.map_or_else(|| key("mailbox"), |account| account.mailbox.clone()),
             provider: key("provider"),
             badge: account.map_or(left_out, |account| account.state.into()),
+            needs_sign_in: account
+                .is_some_and(|account| account.state == AccountState::SignInNeeded),
             stopped: written.stopped,
             reason: reason.unwrap_or_else(|| text(|account| account.reason.as_ref())),
             remedy: problem.map_or_else(
@@ -88,7 +90,6 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
     let page = AccountsPage {
         rows: rows.collect(),
         frame: Frame::new(&shared, &visitor, "/accounts"),
-        can_add_provider: has_page("/providers"),
     };
     Ok(render(StatusCode::OK, &page))
 }

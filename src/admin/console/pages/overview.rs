@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use crate::{
     admin::{
         Shared,
-        api::{self, Account},
+        api::{self, Account, AccountState},
         console::{
-            Frame, Page, Visitor, has_page,
+            Frame, Page, Visitor,
             history::Minute,
             render,
             view::{Badge, Chart, Moment},
@@ -36,7 +36,6 @@ struct Overview {
     disk: Option<Disk>,
     /// What will end by itself, and remarks on the configuration: reason and remedy.
     warnings: Vec<(String, String)>,
-    can_add_provider: bool,
 }
 
 /// Whether mail is flowing, in a sentence.
@@ -93,7 +92,6 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
         disk: disk(&status.state_dir),
         status,
         accounts: accounts.into_iter().map(|a| Row::new(a, now)).collect(),
-        can_add_provider: has_page("/providers"),
     };
     Ok(render(StatusCode::OK, &page))
 }
@@ -106,6 +104,10 @@ impl Row {
             path: super::account::path(account.name.as_str()),
             account,
         }
+    }
+
+    fn needs_sign_in(&self) -> bool {
+        self.account.state == AccountState::SignInNeeded
     }
 }
 
@@ -157,7 +159,7 @@ fn flow(accounts: &[Account], not_ready: &[String], now: Timestamp) -> Flow {
         stuck => Flow {
             tone: "warn",
             answer: "Mail is flowing, but not through every account.",
-            more: format!("What goes through {} waits in the queue.", stuck.join(", ")),
+            more: format!("In the queue waits what goes through {}.", stuck.join(", ")),
         },
     }
 }

@@ -14,8 +14,7 @@ use crate::{
         Shared,
         api::Problem,
         console::{
-            Frame, Page, Visitor, failed, form::Posted, has_page, qr::Qr, redirect, render,
-            view::Moment,
+            Frame, Page, Visitor, failed, form::Posted, qr::Qr, redirect, render, view::Moment,
         },
         handlers::AppState,
         made::providers::Effective,
@@ -41,7 +40,7 @@ struct Of {
     /// Where the account is, once it is there.
     account_page: Option<String>,
     provider: String,
-    provider_page: Option<String>,
+    provider_page: String,
     is_draft: bool,
     /// By which ways an account that is in force can begin again.
     again: Ways,
@@ -225,7 +224,7 @@ impl Of {
         };
         Self {
             account_page: is_known.then(|| page("/accounts", &account)),
-            provider_page: has_page("/providers").then_some(provider_page),
+            provider_page,
             again: shared.ways(&status.account),
             account,
             provider: status.provider.clone(),
