@@ -228,7 +228,10 @@ struct Shared {
     access: console::Access,
     pulse: console::live::Pulse,
     history: console::history::History,
-    returns: console::returns::Returns,
+    /// Where the pages of sign-ins were seen.
+    returns: console::kept::Kept<Url>,
+    /// The forms that led to sign-ins.
+    typed: console::kept::Kept<Arc<console::form::Posted>>,
     runs: console::runs::Runs,
     trials: console::trials::Trials,
 }

@@ -46,7 +46,8 @@ pub(super) async fn start(config: &Config, view: View, parts: Parts) -> Result<A
         console: std::sync::OnceLock::new(),
         pulse: console::live::Pulse::default(),
         history: console::history::History::default(),
-        returns: console::returns::Returns::default(),
+        returns: console::kept::Kept::default(),
+        typed: console::kept::Kept::default(),
         runs: console::runs::Runs::default(),
         trials: console::trials::Trials::default(),
     });

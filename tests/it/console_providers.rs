@@ -112,6 +112,16 @@ fn a_provider_is_added_by_a_form_and_a_sign_in() {
     let id = person.begins("/providers/new", &wrong);
     assert_eq!(desk.outcome(&id)["state"], "refused");
     assert!(person.page("/providers").contains("There is none yet"));
+    // One mistake does not cost the whole form, and what was secret is not in it.
+    let refused = person.page(&format!("/sign-ins/{id}"));
+    let again = format!("/providers/new?again={id}");
+    assert!(refused.contains(&format!("href=\"{again}\"")), "{refused}");
+    let typed = person.page(&again);
+    assert!(typed.contains("Profile at a custom provider"), "{typed}");
+    for (name, value) in &wrong {
+        let is_there = typed.contains(&format!("value=\"{value}\""));
+        assert_eq!(is_there, name != "client_secret", "{name}: {typed}");
+    }
     let by_browser = with(&form, "account.grant", "");
     let id = person.begins("/providers/new", &by_browser);
     assert_eq!(
@@ -162,6 +172,10 @@ fn a_change_that_fails_leaves_the_provider_and_it_is_removed_when_asked() {
         before
     );
     desk.mail("the-old-one");
+    let again = format!("/providers/contoso?again={id}");
+    let refused = person.page(&format!("/sign-ins/{id}"));
+    assert!(refused.contains(&format!("href=\"{again}\"")), "{refused}");
+    assert!(person.page(&again).contains("for the alarms"));
 
     // The secret does not go where somebody else wants it.
     let elsewhere = with(&described, "issuer", "http://127.0.0.1:9");

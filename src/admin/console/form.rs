@@ -43,6 +43,12 @@ impl Posted {
         fields.map(|(_, value)| value.as_str())
     }
 
+    /// The same without the fields that `is_secret` names.
+    pub(in crate::admin) fn without(&self, is_secret: impl Fn(&str) -> bool) -> Self {
+        let fields = self.0.iter().filter(|(name, _)| !is_secret(name));
+        Self(fields.cloned().collect())
+    }
+
     /// As if a form had sent these.
     #[cfg(test)]
     pub(in crate::admin) fn of(fields: &[(&str, &str)]) -> Self {

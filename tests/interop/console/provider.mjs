@@ -42,6 +42,15 @@ await scenario(async (it) => {
     assert.deepEqual([await api("GET", "/providers"), await api("GET", "/accounts")], [[], []]);
   });
 
+  await it.step("what was typed is there again, but for the secret", async () => {
+    await page.getByRole("link", { name: "Back to the provider" }).click();
+    await page.getByRole("heading", { name: "Add OAuth provider", level: 1 }).waitFor();
+    for (const label of ["Name", "Client ID", "Scope", "Account name"]) {
+      assert.equal(await labelled(page, label).inputValue(), rig.form[label], label);
+    }
+    assert.equal(await labelled(page, "Client Secret").inputValue(), "");
+  });
+
   await it.step("a consent that is cancelled leaves nothing", async () => {
     await begin(page, rig.form);
     await atProvider(it, page, false, 400);

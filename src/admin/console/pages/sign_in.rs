@@ -9,6 +9,7 @@ use axum::{
 use jiff::Timestamp;
 use url::{Host, Url};
 
+use super::providers::{self, AGAIN};
 use crate::{
     admin::{
         Shared,
@@ -213,15 +214,16 @@ pub(in crate::admin::console) fn path(id: &str) -> String {
 }
 
 impl Of {
-    fn new(status: &SignInStatus, shared: &Shared) -> Self {
+    fn new(id: &str, status: &SignInStatus, shared: &Shared) -> Self {
         let account = status.account.to_string();
         let is_known = shared.known(&status.account).is_ok();
         let has_provider = shared.view().providers.contains_key(&status.provider);
         let page = |of: &str, name: &str| format!("{of}/{}", super::segment(name));
         let provider_page = match has_provider {
-            true => page("/providers", &status.provider),
+            true => providers::path(&status.provider),
             false => "/providers/new".to_owned(),
         };
+        let provider_page = format!("{provider_page}?{AGAIN}={id}");
         Self {
             account_page: is_known.then(|| page("/accounts", &account)),
             provider_page,
@@ -249,9 +251,9 @@ pub(in crate::admin::console) async fn show(
     if status.is_some()
         && let Some(here) = shared.access.here(&headers, &path(&id))
     {
-        shared.returns.note(&id, here);
+        shared.returns.keep(&id, here);
     }
-    let of = status.as_ref().map(|status| Of::new(status, &shared));
+    let of = status.as_ref().map(|status| Of::new(&id, status, &shared));
     let page = SignInPage {
         frame: Frame::new(&shared, &visitor, "/accounts"),
         state: status.map_or(Stage::Unknown, |status| {

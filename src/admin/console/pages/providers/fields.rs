@@ -90,7 +90,7 @@ impl Spec {
         Self { choices, ..self }
     }
 
-    fn is_secret(&self) -> bool {
+    pub(super) fn is_secret(&self) -> bool {
         self.input == "password"
     }
 }

@@ -5,6 +5,8 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use askama::Template;
 use axum::{
     extract::{RawQuery, State},
@@ -34,12 +36,14 @@ use crate::{
         },
         problem::Named,
     },
-    oauth::{Kind, SignIn},
+    oauth::Kind,
     registry::{Section, Settings},
 };
 
 const HERE: &str = "/providers";
 const NEW: &str = "/providers/new";
+/// In a query: the sign-in whose form is to be filled in again as it was typed.
+pub(super) const AGAIN: &str = "again";
 
 /// A client secret that ends within this time is marked, as the warnings elsewhere do.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -157,7 +161,7 @@ fn called(kind: Kind) -> &'static str {
 }
 
 /// The page of a profile.
-fn path(name: &str) -> String {
+pub(super) fn path(name: &str) -> String {
     // One that is called as the page for adding one is reached all the same.
     if name == "new" {
         return format!("{HERE}/%6Eew");
@@ -246,13 +250,12 @@ pub(in crate::admin::console) async fn new(
     visitor: Visitor,
     RawQuery(query): RawQuery,
 ) -> Page {
-    let query = query.unwrap_or_default();
-    let mut query = form_urlencoded::parse(query.as_bytes());
-    let kind = query.find_map(|(key, value)| (key == "kind").then(|| kind_named(&value)));
+    let query = Posted::parse(query.unwrap_or_default().as_bytes());
+    let typed = shared.typed.find(query.text(AGAIN));
     let draft = Draft {
         provider: None,
-        kind: kind.unwrap_or(Kind::Microsoft),
-        posted: None,
+        kind: kind_named(typed.as_deref().unwrap_or(&query).text("kind")),
+        posted: typed.as_deref(),
         problem: None,
     };
     Ok(draft.page(&shared, &visitor))
@@ -262,15 +265,18 @@ pub(in crate::admin::console) async fn show(
     State(shared): AppState,
     Named(name): Named<String>,
     visitor: Visitor,
+    RawQuery(query): RawQuery,
 ) -> Page {
     let provider = shared.provider(&name)?;
     if provider.read_only {
         return Ok(read_only(&shared, &visitor, provider));
     }
+    let query = Posted::parse(query.unwrap_or_default().as_bytes());
+    let typed = shared.typed.find(query.text(AGAIN));
     let draft = Draft {
         kind: kind_of(&provider.settings),
         provider: Some(provider),
-        posted: None,
+        posted: typed.as_deref(),
         problem: None,
     };
     Ok(draft.page(&shared, &visitor))
@@ -396,7 +402,15 @@ impl Draft<'_> {
             self.asks_for_account(),
         );
         match shared.save_provider(name, sent, who).await {
-            Ok(Saved::SignIn(sign_in)) => redirect(&format!("/sign-ins/{}", id_of(&sign_in))),
+            Ok(Saved::SignIn(sign_in)) => {
+                let id = sign_in.id();
+                let is_secret = |name: &str| {
+                    let mut specs = fields::specs(self.kind);
+                    name == "csrf" || specs.any(|spec| spec.key == name && spec.is_secret())
+                };
+                shared.typed.keep(id, Arc::new(posted.without(is_secret)));
+                redirect(&super::sign_in::path(id))
+            }
             Ok(Saved::InForce(_)) => {
                 let text = format!("Provider {name} is saved and in force.");
                 done(shared, visitor, HERE, text)
@@ -540,12 +554,6 @@ fn wrong(
         }
     }));
     wrong
-}
-
-fn id_of(sign_in: &SignIn) -> &str {
-    match sign_in {
-        SignIn::Browser { id, .. } | SignIn::Device { id, .. } | SignIn::Unattended { id } => id,
-    }
 }
 
 /// Removes a profile that no account uses, when a person has said yes.

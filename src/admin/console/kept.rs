@@ -1,40 +1,47 @@
-//! The way from the callback's page back into the console.
+//! What the console keeps in memory for the latest sign-ins, by their ids.
 //!
-//! The provider sends the browser to the redirect URL, which may be under another name than the
-//! console was opened at (`localhost`, `127.0.0.1`), and the session's cookie belongs to that name. So
-//! where a sign-in's page was seen is kept until others are seen.
+//! The way back: the provider sends the browser to the redirect URL, which may be under another name
+//! than the console was opened at (`localhost`, `127.0.0.1`), and the session's cookie belongs to that
+//! name. So where a sign-in's page was seen is kept.
+//!
+//! The form: a profile is in force only after its sign-in. What was typed is kept until then, without
+//! its secrets, so that one mistake does not cost the whole form.
 
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
 };
 
-use url::Url;
-
 use crate::admin::Shared;
 
 /// As many as there can be drafts under way; nobody has more pages of sign-ins open.
 const KEPT_MAX: usize = 32;
 
-/// Where pages of sign-ins were seen, the latest last.
-#[derive(Debug, Default)]
-pub(in crate::admin) struct Returns(Mutex<VecDeque<(String, Url)>>);
+/// Something for each of the latest sign-ins, the latest last.
+#[derive(Debug)]
+pub(in crate::admin) struct Kept<T>(Mutex<VecDeque<(String, T)>>);
 
-impl Returns {
-    /// Keeps where the page of a sign-in was seen.
-    pub(super) fn note(&self, id: &str, page: Url) {
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Kept<T> {
+    /// Keeps this for the sign-in, instead of what was kept for it before.
+    pub(super) fn keep(&self, id: &str, what: T) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _)| known != id);
-        kept.push_back((id.to_owned(), page));
+        kept.push_back((id.to_owned(), what));
         if kept.len() > KEPT_MAX {
             kept.pop_front();
         }
     }
 
-    fn find(&self, id: &str) -> Option<Url> {
+    pub(super) fn find(&self, id: &str) -> Option<T> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().find(|(known, _)| known == id);
-        found.map(|(_, page)| page.clone())
+        found.map(|(_, what)| what.clone())
     }
 }
 
@@ -50,18 +57,20 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use url::Url;
+
     use super::*;
 
     #[test]
     fn the_latest_are_kept() {
-        let returns = Returns::default();
+        let returns = Kept::default();
         let page = |n: usize| Url::parse(&format!("http://localhost:8025/sign-ins/{n}")).unwrap();
         for n in 0..=KEPT_MAX {
-            returns.note(&n.to_string(), page(n));
+            returns.keep(&n.to_string(), page(n));
         }
         assert_eq!(returns.find("0"), None);
         assert_eq!(returns.find("1"), Some(page(1)));
-        returns.note("1", page(99));
+        returns.keep("1", page(99));
         assert_eq!(returns.find("1"), Some(page(99)), "as last seen");
         assert_eq!(returns.find("2"), Some(page(2)));
     }
