@@ -214,7 +214,7 @@ impl Account {
             (Some(oauth::State::Refreshing), None) => (AccountState::Refreshing, token_trouble),
             (Some(oauth::State::Ready) | None, None) => {
                 let failing = lane.as_ref().is_some_and(|lane| lane.failing);
-                let trouble = lane.and_then(|lane| pause(&lane, now));
+                let trouble = lane.and_then(|lane| pause(&facts.name, &lane, now));
                 let state = match failing {
                     true => AccountState::Retrying,
                     false => AccountState::Ready,
@@ -261,16 +261,17 @@ impl Account {
 
 /// Why nothing moves, if nothing does: a lane that waits, or whose next attempt shows whether the
 /// trouble is over.
-fn pause(lane: &delivery::LaneStatus, now: Timestamp) -> Option<Diagnosis> {
+fn pause(account: &AccountName, lane: &delivery::LaneStatus, now: Timestamp) -> Option<Diagnosis> {
     let reason = match lane.paused_until.filter(|until| *until > now) {
-        Some(until) => format!("delivery pauses until {until}: {}", lane.trouble),
+        Some(until) => format!("delivery pauses until {until:.0}: {}", lane.trouble),
         None if lane.failing => format!("the last attempt failed: {}", lane.trouble),
         None => return None,
     };
     Some(Diagnosis {
         reason,
-        remedy: "nothing to do: it goes on by itself; `gatepost queue retry --account` goes on now"
-            .into(),
+        remedy: format!(
+            "nothing to do: it goes on by itself; `gatepost queue retry --account {account}` goes on now"
+        ),
     })
 }
 

@@ -78,10 +78,10 @@ pub(super) async fn reload(State(shared): AppState) -> Answer<Reloaded> {
     let (answer, answered) = oneshot::channel();
     let asked = shared.parts.reload.send(ReloadRequest(answer)).await;
     if asked.is_err() {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the daemon is stopping",
-        ));
+        return Err(
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")
+                .remedy("ask again when it is up"),
+        );
     }
     match answered.await {
         Ok(Ok(reloaded)) => Ok(Json(reloaded)),
@@ -187,8 +187,10 @@ pub(super) async fn test(
     Input(request): Input<TestRequest>,
 ) -> Answer<Tested> {
     shared.known(&name)?;
-    let to = Address::parse(request.to.trim())
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let to = Address::parse(request.to.trim()).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, error.to_string())
+            .remedy("give an address whose mail you can read, as me@example.com")
+    })?;
     let steps = shared.parts.delivery.probe(&name, to).await;
     Ok(Json(Tested { steps }))
 }

@@ -81,7 +81,7 @@ enum Verb {
     Queue(queue::Args),
     /// Tell what happened to a message
     Trace(trace::Args),
-    /// Seal every stored token with another key
+    /// Seal every stored token and secret with another key
     RotateKey,
     /// Have the running daemon read its configuration again
     Reload,

@@ -1,4 +1,4 @@
-//! `gatepost rotate-key`: seals every token with another key.
+//! `gatepost rotate-key`: seals every token and made secret with another key.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,12 @@
 //! TOML and environment -> checked types; every problem at once, each with key, value and remedy.
 //!
-//! - `layers`: file and variables, merged by figment; `made`: below them what was made in the console. - `field`, `leaf`: one key, read so that a
-//!   wrong one hides no other. - `file`: the mirror of the file, every key once. - `unbuilt`: values
-//!   of the contract that are refused for now. - `secret_source`, `units`: how secrets, times and
-//!   sizes are written. - `reference`: the defaults in words. - `check`: defaults, presets and what keys mean together.
+//! - `layers`: file and variables, merged by figment; `made`: below them what was made in the console.
+//! - `field`, `leaf`: one key, read so that a wrong one hides no other.
+//! - `file`: the mirror of the file, every key once.
+//! - `unbuilt`: values of the contract that are refused for now.
+//! - `secret_source`, `units`: how secrets, times and sizes are written.
+//! - `reference`: the defaults in words.
+//! - `check`: defaults, presets and what keys mean together.
 //!
 //! This is where the process environment is read. Nothing here opens a socket; what is read from
 //! disk is the file itself, and the files and commands that give secrets.

@@ -12,7 +12,8 @@ pub(super) fn default(pattern: &str) -> Option<&'static str> {
     DEFAULTS.get(pattern).map(String::as_str)
 }
 
-/// A line is text (`# ..`), a section, or a key; text from `Default:` on is for the keys after it.
+/// A line is text (`# ..`), a section, or a key; the sentence from `Default:` on is for the keys after
+/// it.
 fn read(reference: &str) -> BTreeMap<String, String> {
     let mut defaults = BTreeMap::new();
     let mut section = String::new();
@@ -40,6 +41,8 @@ fn read(reference: &str) -> BTreeMap<String, String> {
             section = pattern(line);
             told = None;
         } else if let (Some((key, _)), Some(told)) = (line.split_once(" = "), &told) {
+            // What follows in sentences of its own is advice.
+            let told = told.split(". ").next().unwrap_or_default();
             let told = told.trim_end_matches('.').to_owned();
             defaults.insert(format!("{section}{key}"), told);
         } else if line.is_empty() {
@@ -89,6 +92,12 @@ mod tests {
             default("account.*.smtp.host")
                 .unwrap()
                 .contains("others need host")
+        );
+        let advice = |told: &&String| told.contains(". ");
+        assert_eq!(
+            DEFAULTS.values().find(advice),
+            None,
+            "a value, and no advice"
         );
     }
 }

@@ -105,8 +105,8 @@ impl Warning {
     }
 }
 
-/// A secret takes an administrator a while to renew.
-const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// What ends by itself is told so long before: a secret takes an administrator a while to renew.
+pub const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// When the log is told again.
 const STEPS_DAYS: [i64; 5] = [14, 7, 3, 1, 0];
 /// Google ends the consents of an app in testing after seven days.

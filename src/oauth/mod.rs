@@ -38,7 +38,7 @@ use url::Url;
 
 pub use assertion::{Algorithm, ClientKey, KeyError, ServiceAccount};
 pub use draft::{Applied, Apply, Draft};
-pub use expiry::Warning;
+pub use expiry::{WARN_BEFORE, Warning};
 pub use inspect::{Reached, TokenFacts};
 pub use secrets::Seal;
 use vault::Vault;

@@ -260,8 +260,8 @@ fn a_test_message_step_by_step() {
         "{account}"
     );
     assert!(account.contains("value=\"me@example.com\""), "{account}");
-    assert_eq!(desk.browser.get("/accounts/practice/runs/99").status, 404);
-    assert_eq!(desk.browser.get("/accounts/other/runs/1").status, 404);
+    assert_eq!(desk.browser.get("/accounts/practice/trials/99").status, 404);
+    assert_eq!(desk.browser.get("/accounts/other/trials/1").status, 404);
 
     // Without a token there is nothing to send with, and the page says what to do.
     let out = format!("{ACCOUNT}/sign-out");

@@ -125,7 +125,8 @@ impl<S: Send + Sync> FromRequest<S> for Posted {
         let octets = Bytes::from_request(request, state).await;
         let octets = octets.map_err(|_| {
             let text = "The form did not arrive whole.";
-            Failed(Problem::new(StatusCode::BAD_REQUEST, text))
+            let problem = Problem::new(StatusCode::BAD_REQUEST, text);
+            Failed(problem.remedy("send it again"))
         })?;
         Ok(Self::parse(&octets))
     }

@@ -85,7 +85,10 @@ pub(in crate::admin) async fn events(State(shared): AppState, visitor: Visitor) 
     const STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
     let Ok(place) = Arc::clone(&shared.pulse.places).try_acquire_owned() else {
         let text = "too many pages listen already";
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, text);
+        return problem
+            .remedy("close pages of the console that nobody looks at")
+            .into_response();
     };
     let (write, read) = tokio::io::duplex(BUFFER_LEN);
     let task = Arc::clone(&shared);
@@ -116,11 +119,7 @@ impl Shared {
     /// How many recipients have reached which outcome since the start.
     fn totals(&self) -> Minute {
         let settled = &self.parts.metrics.recipients_settled;
-        // A look must not make a series that nothing has counted yet.
-        let count = |outcome| {
-            let counter = settled.get(&[("outcome", outcome)]);
-            counter.map_or(0, |counter| counter.get())
-        };
+        let count = |outcome| settled.get_or_create(&[("outcome", outcome)]).get();
         Minute {
             delivered: count("delivered"),
             failed: count("bounced") + count("expired"),

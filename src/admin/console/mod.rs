@@ -135,7 +135,7 @@ fn clients() -> Router<Arc<Shared>> {
 }
 
 fn account_pages() -> Router<Arc<Shared>> {
-    use self::pages::{account, account_form, accounts, run};
+    use self::pages::{account, account_form, accounts, trial};
 
     Router::new()
         .route("/accounts", get(accounts::show))
@@ -155,7 +155,7 @@ fn account_pages() -> Router<Arc<Shared>> {
         .route("/accounts/{name}/remove", post(account::remove))
         .route("/accounts/{name}/test", post(account::test))
         .route("/accounts/{name}/doctor", post(account::doctor))
-        .route("/accounts/{name}/runs/{id}", get(run::show))
+        .route("/accounts/{name}/trials/{id}", get(trial::show))
 }
 
 /// What the layout shows around a page.

@@ -1,6 +1,6 @@
 //! Test messages and examinations under way, with their steps as they happen.
 //!
-//! A run goes on whether somebody looks or not; what came of it is kept until others are begun. A
+//! A trial goes on whether somebody looks or not; what came of it is kept until others are begun. A
 //! restart forgets it.
 
 use std::{
@@ -25,7 +25,7 @@ const UNDER_WAY_MAX: usize = 4;
 
 /// What is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::admin) enum Trial {
+pub(in crate::admin) enum TrialKind {
     /// A test message to this address.
     Test(Address),
     /// Each step of the way but the message.
@@ -34,17 +34,17 @@ pub(in crate::admin) enum Trial {
 
 /// A trial, under way or over.
 #[derive(Debug, Clone)]
-pub(in crate::admin) struct Run {
+pub(in crate::admin) struct Trial {
     /// Counts from the start of the daemon.
     pub(in crate::admin) id: u64,
     pub(in crate::admin) account: AccountName,
-    pub(in crate::admin) trial: Trial,
+    pub(in crate::admin) kind: TrialKind,
     pub(in crate::admin) began_at: Timestamp,
-    /// Its sender is gone when the run is over.
+    /// Its sender is gone when the trial is over.
     steps: watch::Receiver<Vec<ProbeStep>>,
 }
 
-impl Run {
+impl Trial {
     /// What has happened so far.
     pub(in crate::admin) fn steps(&self) -> Vec<ProbeStep> {
         self.steps.borrow().clone()
@@ -63,14 +63,14 @@ impl Run {
     }
 }
 
-/// The latest runs.
+/// The latest trials.
 #[derive(Debug, Default)]
 pub(in crate::admin) struct Trials(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     begun: u64,
-    runs: VecDeque<Run>,
+    trials: VecDeque<Trial>,
 }
 
 impl Trials {
@@ -82,52 +82,57 @@ impl Trials {
     fn begin(
         &self,
         account: &AccountName,
-        trial: Trial,
+        kind: TrialKind,
         now: Timestamp,
     ) -> Option<(u64, watch::Sender<Vec<ProbeStep>>)> {
         let mut kept = self.lock();
-        if kept.runs.iter().filter(|run| !run.is_over()).count() >= UNDER_WAY_MAX {
+        if kept.trials.iter().filter(|trial| !trial.is_over()).count() >= UNDER_WAY_MAX {
             return None;
         }
-        if kept.runs.len() >= KEPT_MAX {
+        if kept.trials.len() >= KEPT_MAX {
             // One under way stays: there are fewer of those than places.
-            let over = kept.runs.iter().position(Run::is_over);
-            over.and_then(|over| kept.runs.remove(over));
+            let over = kept.trials.iter().position(Trial::is_over);
+            over.and_then(|over| kept.trials.remove(over));
         }
         let (told, steps) = watch::channel(Vec::new());
         kept.begun += 1;
-        let run = Run {
+        let trial = Trial {
             id: kept.begun,
             account: account.clone(),
-            trial,
+            kind,
             began_at: now,
             steps,
         };
-        let id = run.id;
-        kept.runs.push_back(run);
+        let id = trial.id;
+        kept.trials.push_back(trial);
         Some((id, told))
     }
 
     /// One of an account.
-    pub(in crate::admin) fn find(&self, account: &AccountName, id: u64) -> Option<Run> {
+    pub(in crate::admin) fn find(&self, account: &AccountName, id: u64) -> Option<Trial> {
         let kept = self.lock();
-        let mut runs = kept.runs.iter();
-        let found = runs.find(|run| run.id == id && run.account == *account);
+        let mut trials = kept.trials.iter();
+        let found = trials.find(|trial| trial.id == id && trial.account == *account);
         found.cloned()
     }
 
     /// Those of an account, the latest first.
-    pub(in crate::admin) fn of(&self, account: &AccountName) -> Vec<Run> {
+    pub(in crate::admin) fn of(&self, account: &AccountName) -> Vec<Trial> {
         let kept = self.lock();
-        let of = kept.runs.iter().rev().filter(|run| run.account == *account);
+        let of = kept
+            .trials
+            .iter()
+            .rev()
+            .filter(|trial| trial.account == *account);
         of.cloned().collect()
     }
 
     /// Changes with every step and every end.
     pub(super) fn marks(&self) -> Vec<(u64, usize, bool)> {
         let kept = self.lock();
-        let runs = kept.runs.iter();
-        runs.map(|run| (run.id, run.steps.borrow().len(), run.is_over()))
+        let trials = kept.trials.iter();
+        trials
+            .map(|trial| (trial.id, trial.steps.borrow().len(), trial.is_over()))
             .collect()
     }
 }
@@ -140,20 +145,20 @@ impl Shared {
     pub(in crate::admin) fn begin_trial(
         self: &Arc<Self>,
         account: &AccountName,
-        trial: Trial,
+        kind: TrialKind,
     ) -> Result<u64, Problem> {
         self.known(account)?;
         let now = self.parts.clock.now();
-        let Some((id, told)) = self.trials.begin(account, trial.clone(), now) else {
+        let Some((id, told)) = self.trials.begin(account, kind.clone(), now) else {
             let what = "too many tests are under way";
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, what)
                 .remedy("wait until one of them is over"));
         };
         let (delivery, account) = (self.parts.delivery.clone(), account.clone());
         self.parts.tasks.spawn("console_trial", async move {
-            match trial {
-                Trial::Test(to) => delivery.probe_telling(&account, to, &told).await,
-                Trial::Doctor => delivery.examine_telling(&account, &told).await,
+            match kind {
+                TrialKind::Test(to) => delivery.probe_telling(&account, to, &told).await,
+                TrialKind::Doctor => delivery.examine_telling(&account, &told).await,
             }
         });
         Ok(id)
@@ -164,18 +169,22 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn begin(runs: &Trials) -> Option<(u64, watch::Sender<Vec<ProbeStep>>)> {
-        runs.begin(&AccountName::new("a"), Trial::Doctor, Timestamp::UNIX_EPOCH)
+    fn begin(trials: &Trials) -> Option<(u64, watch::Sender<Vec<ProbeStep>>)> {
+        trials.begin(
+            &AccountName::new("a"),
+            TrialKind::Doctor,
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     /// Steps are seen as they come, and so is the end, whatever it was.
     #[test]
-    fn a_run_is_over_when_its_task_is() {
-        let runs = Trials::default();
-        let (id, told) = begin(&runs).unwrap();
-        let run = runs.find(&AccountName::new("a"), id).unwrap();
-        assert!(!run.is_over() && !run.is_good() && run.steps().is_empty());
-        let marks = runs.marks();
+    fn a_trial_is_over_when_its_task_is() {
+        let trials = Trials::default();
+        let (id, told) = begin(&trials).unwrap();
+        let trial = trials.find(&AccountName::new("a"), id).unwrap();
+        assert!(!trial.is_over() && !trial.is_good() && trial.steps().is_empty());
+        let marks = trials.marks();
         told.send_modify(|steps| {
             steps.push(ProbeStep {
                 step: "connect".into(),
@@ -184,28 +193,30 @@ mod tests {
                 elapsed_ms: 1,
             });
         });
-        assert!(!run.is_over() && run.steps().len() == 1);
-        assert_ne!(runs.marks(), marks);
-        let marks = runs.marks();
+        assert!(!trial.is_over() && trial.steps().len() == 1);
+        assert_ne!(trials.marks(), marks);
+        let marks = trials.marks();
         drop(told);
-        assert!(run.is_over() && run.is_good());
-        assert_ne!(runs.marks(), marks);
-        assert!(runs.find(&AccountName::new("b"), id).is_none());
+        assert!(trial.is_over() && trial.is_good());
+        assert_ne!(trials.marks(), marks);
+        assert!(trials.find(&AccountName::new("b"), id).is_none());
     }
 
     /// No more than some at once, no more than some at all; one under way is not forgotten.
     #[test]
-    fn runs_are_bounded() {
-        let runs = Trials::default();
-        let mut under_way: Vec<_> = (0..UNDER_WAY_MAX).map(|_| begin(&runs).unwrap()).collect();
-        assert!(begin(&runs).is_none());
+    fn trials_are_bounded() {
+        let trials = Trials::default();
+        let mut under_way: Vec<_> = (0..UNDER_WAY_MAX)
+            .map(|_| begin(&trials).unwrap())
+            .collect();
+        assert!(begin(&trials).is_none());
         under_way.truncate(1);
         for _ in 0..2 * KEPT_MAX {
-            drop(begin(&runs).unwrap());
+            drop(begin(&trials).unwrap());
         }
-        assert_eq!(runs.marks().len(), KEPT_MAX);
+        assert_eq!(trials.marks().len(), KEPT_MAX);
         let (first, _told) = under_way.pop().unwrap();
-        assert!(runs.find(&AccountName::new("a"), first).is_some());
-        assert!(runs.find(&AccountName::new("a"), first + 1).is_none());
+        assert!(trials.find(&AccountName::new("a"), first).is_some());
+        assert!(trials.find(&AccountName::new("a"), first + 1).is_none());
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{FieldProblem, Form, Who, Wish, put};
+use super::{FieldProblem, Form, Who, Wish, put, shown};
 use crate::{
     admin::{
         Shared,
@@ -19,7 +19,7 @@ use crate::{
     registry::{Change, Entries, Section, Settings},
 };
 
-/// No note is longer.
+/// A note is shown in a table's cell: what is longer belongs elsewhere.
 const NOTE_LEN_MAX: usize = 200;
 
 /// A network that is let in.
@@ -82,7 +82,7 @@ impl Shared {
         let Some(network) = network(given) else {
             let remedy = "write a network as \"10.0.0.0/8\" or \"fd00::/8\", or one address";
             let mut problem = FieldProblem::new("network", "is not a network", remedy);
-            problem.value = format!("{:?}", given.chars().take(80).collect::<String>());
+            problem.value = shown(given);
             return Err(Problem::fields(vec![problem]));
         };
         let name = network.to_string();
@@ -92,8 +92,12 @@ impl Shared {
         for (key, value) in [("listener", &new.listener), ("note", &new.note)] {
             if let Some(text) = value.as_deref().map(str::trim).filter(|it| !it.is_empty()) {
                 let text: String = text.chars().filter(|c| !c.is_control()).collect();
-                let cut: String = text.chars().take(NOTE_LEN_MAX).collect();
-                settings.insert(key.to_owned(), cut.into());
+                if key == "note" && text.chars().count() > NOTE_LEN_MAX {
+                    let remedy = "say who that is in 200 characters";
+                    let problem = FieldProblem::new("note", "is too long", remedy);
+                    return Err(Problem::fields(vec![problem]));
+                }
+                settings.insert(key.to_owned(), text.into());
             }
         }
         let change = put(Section::Allow, &name, settings, BTreeMap::new());

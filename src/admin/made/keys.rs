@@ -6,7 +6,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{FieldProblem, Who, Wish, logins::no_randomness, put};
+use super::{FieldProblem, Who, Wish, logins::no_randomness, put, shown};
 use crate::{
     admin::{
         Shared,
@@ -80,7 +80,7 @@ impl Shared {
         if !is_name(&name) {
             let remedy = "use up to 64 letters, digits and any of . - _ @ +";
             let mut problem = FieldProblem::new("name", "this name cannot be used", remedy);
-            problem.value = format!("{:?}", new.name.chars().take(80).collect::<String>());
+            problem.value = shown(&new.name);
             return Err(Problem::fields(vec![problem]));
         }
         let based_on = self.entries();

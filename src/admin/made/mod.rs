@@ -184,7 +184,7 @@ impl Problem {
     fn none(section: Section, name: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            format!("there is no {section} called {name}"),
+            format!("there is no {} called {name}", called(section)),
         )
         .remedy("look at the list of them")
     }
@@ -192,10 +192,27 @@ impl Problem {
     fn taken(section: Section, name: &str) -> Self {
         Self::new(
             StatusCode::CONFLICT,
-            format!("there is a {section} called {name} already"),
+            format!("{} {name} is there already", called(section)),
         )
         .remedy("use another name, or change that one")
     }
+}
+
+/// What an entry of a section is called where people meet it; in the file some have another name.
+fn called(section: Section) -> &'static str {
+    match section {
+        Section::Client => "login",
+        Section::Key => "API key",
+        Section::Allow => "allowed network",
+        Section::Provider | Section::Account | Section::Hold => section.name(),
+    }
+}
+
+/// What was sent, as an answer shows it.
+fn shown(text: &str) -> String {
+    /// Enough to recognise it by.
+    const SHOWN_LEN_MAX: usize = 80;
+    format!("{:?}", text.chars().take(SHOWN_LEN_MAX).collect::<String>())
 }
 
 impl From<Refused> for Problem {

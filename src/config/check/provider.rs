@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     Checker,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     admin,
     config::{field::Field, file, secret_source::ProxySource},
-    net::proxy::Proxy,
+    net::{http, proxy::Proxy},
     oauth::{
         Grant, Kind, Provider, Service,
         preset::{self, Cloud, Preset},
@@ -27,7 +27,7 @@ const IN_CLEAR: &str = "would send secrets over the network in clear";
 const HTTPS_ONLY: &str = "use https:// (http:// only on this machine)";
 
 /// Paths that the console answers itself.
-const CONSOLE_PATHS: [&str; 14] = [
+const CONSOLE_PATHS: [&str; 15] = [
     "/accounts",
     "/api/",
     "/assets/",
@@ -41,6 +41,7 @@ const CONSOLE_PATHS: [&str; 14] = [
     "/queue",
     "/readyz",
     "/settings",
+    "/sign-ins",
     "/trace",
 ];
 
@@ -255,7 +256,7 @@ impl Checker<'_> {
     /// A URL over which codes, secrets or tokens travel.
     pub(super) fn url(&mut self, field: &Field<Url>) -> Option<Url> {
         let url = field.get()?;
-        if url.scheme() == "http" && !is_loopback(url) {
+        if url.scheme() == "http" && !http::is_loopback(url) {
             field.refuse(&mut self.report, IN_CLEAR, HTTPS_ONLY);
         }
         if url.fragment().is_some() {
@@ -319,7 +320,7 @@ impl Checker<'_> {
         let url = Url::parse(text).ok();
         let url = url.filter(|url| url.has_host() && url.username().is_empty());
         match url {
-            Some(url) if url.scheme() == "http" && !is_loopback(&url) => {
+            Some(url) if url.scheme() == "http" && !http::is_loopback(&url) => {
                 field.refuse(&mut self.report, IN_CLEAR, HTTPS_ONLY);
             }
             Some(url) if url.query().is_some() || url.fragment().is_some() => {
@@ -367,14 +368,4 @@ fn is_id(tenant: &str) -> bool {
     let parts = tenant.split('-').map(str::len);
     let is_hex = |b: u8| b == b'-' || b.is_ascii_hexdigit();
     parts.eq([8, 4, 4, 4, 12]) && tenant.bytes().all(is_hex)
-}
-
-/// Whether a URL stays on this machine.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => super::upstream::is_loopback(name),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }

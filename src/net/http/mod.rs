@@ -351,19 +351,6 @@ fn host_and_port(url: &Url) -> String {
     format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
-/// A client that speaks HTTP over a Unix socket, whatever host a URL names. For the control socket:
-/// it sets no time limit, because waiting for a person is one of its jobs.
-///
-/// # Errors
-/// [`Error::Setup`].
-pub fn over_unix_socket(socket: &Path) -> Result<reqwest::Client, Error> {
-    sober()
-        .tls_certs_only([])
-        .unix_socket(socket)
-        .build()
-        .map_err(|e| Error::Setup(chain(&e)))
-}
-
 /// Whether a URL's host is this machine, by its very text: `localhost` or a loopback literal.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {

@@ -18,7 +18,7 @@ use crate::{
             Confirm, Frame, Page, Visitor, confirm, done, failed,
             form::Posted,
             redirect, render,
-            trials::{Run, Trial},
+            trials::{Trial, TrialKind},
             view::{Badge, Moment},
         },
         handlers::{self, AppState, to_its_end},
@@ -42,7 +42,7 @@ struct AccountPage {
     /// None: it is left out.
     account: Option<Shown>,
     ways: Ways,
-    runs: Vec<RunRow>,
+    trials: Vec<TrialRow>,
     /// Where the address of the last test went.
     test_to: String,
 }
@@ -61,24 +61,24 @@ struct Shown {
     queue_page: String,
 }
 
-/// A run of the list.
-struct RunRow {
+/// A trial of the list.
+struct TrialRow {
     path: String,
     what: String,
     began: Moment,
     badge: Badge,
 }
 
-impl RunRow {
-    fn new(run: &Run, path: &str, now: Timestamp) -> Self {
+impl TrialRow {
+    fn new(trial: &Trial, path: &str, now: Timestamp) -> Self {
         Self {
-            path: format!("{path}/runs/{}", run.id),
-            what: match &run.trial {
-                Trial::Test(to) => format!("Test message to {to}"),
-                Trial::Doctor => "Doctor".to_owned(),
+            path: format!("{path}/trials/{}", trial.id),
+            what: match &trial.kind {
+                TrialKind::Test(to) => format!("Test message to {to}"),
+                TrialKind::Doctor => "Doctor".to_owned(),
             },
-            began: Moment::new(run.began_at, now),
-            badge: super::run::badge(run),
+            began: Moment::new(trial.began_at, now),
+            badge: super::trial::badge(trial),
         }
     }
 }
@@ -97,18 +97,18 @@ pub(in crate::admin::console) async fn show(
     let written = shared.account_setting(name.as_str())?;
     let mut accounts = shared.accounts().await?.into_iter();
     let account = accounts.find(|account| account.name == name);
-    let runs = shared.trials.of(&name);
-    let tested = runs.iter().find_map(|run| match &run.trial {
-        Trial::Test(to) => Some(to.to_string()),
-        Trial::Doctor => None,
+    let trials = shared.trials.of(&name);
+    let tested = trials.iter().find_map(|trial| match &trial.kind {
+        TrialKind::Test(to) => Some(to.to_string()),
+        TrialKind::Doctor => None,
     });
     let path = path(name.as_str());
     let page = AccountPage {
         frame: Frame::new(&shared, &visitor, HERE),
         ways: shared.ways(&name),
-        runs: runs
+        trials: trials
             .iter()
-            .map(|run| RunRow::new(run, &path, now))
+            .map(|trial| TrialRow::new(trial, &path, now))
             .collect(),
         account: account.map(|account| Shown::new(account, now)),
         test_to: tested.unwrap_or_default(),
@@ -126,7 +126,7 @@ impl Shown {
             (warning.reason.clone(), warning.remedy.clone(), when)
         });
         let provider = account.provider.as_deref();
-        let provider_page = provider.map(|name| format!("/providers/{}", segment(name)));
+        let provider_page = provider.map(super::providers::path);
         let queue_page = format!("/queue?account={}", segment(account.name.as_str()));
         Self {
             badge: account.state.into(),
@@ -354,7 +354,7 @@ pub(in crate::admin::console) async fn test(
             Problem::new(StatusCode::BAD_REQUEST, error.to_string())
                 .remedy("write an address that you can read mail of")
         })
-        .and_then(|to| shared.begin_trial(&name, Trial::Test(to)));
+        .and_then(|to| shared.begin_trial(&name, TrialKind::Test(to)));
     began(&shared, &visitor, &name, begun)
 }
 
@@ -364,7 +364,7 @@ pub(in crate::admin::console) async fn doctor(
     Named(name): Named<AccountName>,
     visitor: Visitor,
 ) -> Response {
-    let begun = shared.begin_trial(&name, Trial::Doctor);
+    let begun = shared.begin_trial(&name, TrialKind::Doctor);
     began(&shared, &visitor, &name, begun)
 }
 
@@ -376,7 +376,7 @@ fn began(
 ) -> Response {
     let page = path(name.as_str());
     match begun {
-        Ok(id) => redirect(&format!("{page}/runs/{id}")),
+        Ok(id) => redirect(&format!("{page}/trials/{id}")),
         Err(problem) => failed(shared, visitor, &page, &problem),
     }
 }

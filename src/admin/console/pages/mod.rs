@@ -14,15 +14,19 @@ mod operate;
 pub(super) mod overview;
 pub(super) mod providers;
 pub(super) mod queue;
-pub(super) mod run;
 pub(super) mod settings;
 pub(super) mod sign_in;
 pub(super) mod trace;
+pub(super) mod trial;
 
 use url::Url;
 
-/// A name as a part of a path.
+/// A name as a part of a path. `new` stands for the page that adds one; what is called so itself is
+/// reached all the same.
 fn segment(name: &str) -> String {
+    if name == "new" {
+        return "%6Eew".to_owned();
+    }
     let Ok(mut url) = Url::parse("http://localhost/") else {
         return String::new();
     };

@@ -55,6 +55,7 @@ pub(in crate::admin::console) async fn test(
     if tried.iter().all(|tried| tried.ok) {
         return done(&shared, &visitor, HERE, text);
     }
-    let problem = Problem::new(StatusCode::BAD_GATEWAY, text);
+    let problem = Problem::new(StatusCode::BAD_GATEWAY, text)
+        .remedy("mend what failed under [notify] in the configuration, reload, and try again");
     failed(&shared, &visitor, HERE, &problem)
 }

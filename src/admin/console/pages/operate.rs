@@ -232,6 +232,7 @@ async fn stop(State(shared): AppState, visitor: Visitor, Path(number): Path<Stri
     if is_found {
         return done(&shared, &visitor, HERE, "It ends after the part under way.");
     }
-    let problem = Problem::new(StatusCode::NOT_FOUND, "This run is no longer known.");
+    let problem = Problem::new(StatusCode::NOT_FOUND, "This run is no longer known.")
+        .remedy("look at the queue: what was done is done");
     failed(&shared, &visitor, HERE, &problem)
 }

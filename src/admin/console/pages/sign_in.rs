@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use jiff::Timestamp;
-use url::{Host, Url};
+use url::Url;
 
 use super::providers::{self, AGAIN};
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         problem::Named,
     },
     mail::AccountName,
+    net::http,
     oauth::{Diagnosis, Grant, Kind, SignIn, SignInStatus, Standing},
 };
 
@@ -198,14 +199,9 @@ fn redirect_url(authorization_url: &str) -> Option<Url> {
 /// The command that makes a loopback redirect URL work from another machine.
 fn tunnel(authorization_url: &str, shared: &Shared) -> Option<String> {
     let redirect = redirect_url(authorization_url)?;
-    let is_loopback = match redirect.host()? {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.is_loopback(),
-    };
     let console = shared.console.get()?;
     let port = redirect.port_or_known_default()?;
-    is_loopback.then(|| format!("ssh -L {port}:{console} THIS-MACHINE"))
+    http::is_loopback(&redirect).then(|| format!("ssh -L {port}:{console} THIS-MACHINE"))
 }
 
 /// The path of a sign-in's page.
@@ -218,14 +214,13 @@ impl Of {
         let account = status.account.to_string();
         let is_known = shared.known(&status.account).is_ok();
         let has_provider = shared.view().providers.contains_key(&status.provider);
-        let page = |of: &str, name: &str| format!("{of}/{}", super::segment(name));
         let provider_page = match has_provider {
             true => providers::path(&status.provider),
             false => "/providers/new".to_owned(),
         };
         let provider_page = format!("{provider_page}?{AGAIN}={id}");
         Self {
-            account_page: is_known.then(|| page("/accounts", &account)),
+            account_page: is_known.then(|| super::account::path(&account)),
             provider_page,
             again: shared.ways(&status.account),
             account,
@@ -275,7 +270,7 @@ pub(in crate::admin::console) async fn cancel(
         return redirect(&path(&id));
     }
     let what = "There was nothing to cancel: the sign-in has ended, or is ending now.";
-    let problem = Problem::new(StatusCode::NOT_FOUND, what);
+    let problem = Problem::new(StatusCode::NOT_FOUND, what).remedy("look how it ended");
     failed(&shared, &visitor, &path(&id), &problem)
 }
 

@@ -13,9 +13,9 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use self::fields::{Part, Shown};
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
         },
         problem::Named,
     },
-    oauth::Kind,
+    oauth::{Kind, WARN_BEFORE},
     registry::{Section, Settings},
 };
 
@@ -44,9 +44,6 @@ const HERE: &str = "/providers";
 const NEW: &str = "/providers/new";
 /// In a query: the sign-in whose form is to be filled in again as it was typed.
 pub(super) const AGAIN: &str = "again";
-
-/// A client secret that ends within this time is marked, as the warnings elsewhere do.
-const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[derive(Template)]
 #[template(path = "admin/console/pages/providers/list.html")]
@@ -162,12 +159,7 @@ fn called(kind: Kind) -> &'static str {
 
 /// The page of a profile.
 pub(super) fn path(name: &str) -> String {
-    // One that is called as the page for adding one is reached all the same.
-    if name == "new" {
-        return format!("{HERE}/%6Eew");
-    }
-    let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
-    format!("{HERE}/{name}")
+    format!("{HERE}/{}", super::segment(name))
 }
 
 pub(in crate::admin::console) async fn list(State(shared): AppState, visitor: Visitor) -> Page {
@@ -216,7 +208,7 @@ impl Expires {
             at: Moment::new(at, now),
             badge: match left {
                 left if left.is_negative() => badge("bad", "expired"),
-                left if left <= SOON => badge("warn", "soon"),
+                left if left <= WARN_BEFORE => badge("warn", "soon"),
                 _ => None,
             },
         }

@@ -1,5 +1,7 @@
 use serde_json::json;
 
+use jiff::SignedDuration;
+
 use super::*;
 use crate::{
     admin::made::{Given, providers::SecretsSet},
@@ -183,7 +185,7 @@ fn every_field_has_its_place_and_help() {
 #[test]
 fn a_profile_has_a_page_whatever_it_is_called() {
     assert_eq!(path("contoso"), "/providers/contoso");
-    assert_eq!(path("a+b@c.d"), "/providers/a%2Bb%40c.d");
+    assert_eq!(path("a+b@c.d"), "/providers/a+b@c.d");
     assert_eq!(path("new"), "/providers/%6Eew");
 }
 

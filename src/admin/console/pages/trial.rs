@@ -9,7 +9,7 @@ use crate::{
         api::Problem,
         console::{
             Frame, Page, Visitor, render,
-            trials::{Run, Trial},
+            trials::{Trial, TrialKind},
             view::{Badge, Moment},
         },
         handlers::AppState,
@@ -20,8 +20,8 @@ use crate::{
 };
 
 #[derive(Template)]
-#[template(path = "admin/console/pages/run.html")]
-struct RunPage {
+#[template(path = "admin/console/pages/trial.html")]
+struct TrialPage {
     frame: Frame,
     name: String,
     /// `/accounts/NAME`
@@ -75,9 +75,9 @@ fn name(step: &str) -> &str {
     }
 }
 
-/// How a run stands.
-pub(super) fn badge(run: &Run) -> Badge {
-    let (tone, word) = match (run.is_over(), run.is_good()) {
+/// How a trial stands.
+pub(super) fn badge(trial: &Trial) -> Badge {
+    let (tone, word) = match (trial.is_over(), trial.is_good()) {
         (false, _) => ("busy", "under way"),
         (true, true) => ("good", "passed"),
         (true, false) => ("bad", "failed"),
@@ -90,25 +90,25 @@ pub(in crate::admin::console) async fn show(
     Named((name, id)): Named<(AccountName, u64)>,
     visitor: Visitor,
 ) -> Page {
-    let run = shared.trials.find(&name, id);
-    let run = run.ok_or_else(|| {
+    let trial = shared.trials.find(&name, id);
+    let trial = trial.ok_or_else(|| {
         let what = "This test is not known any more: others were begun, or Gatepost was restarted.";
-        Problem::new(StatusCode::NOT_FOUND, what)
+        Problem::new(StatusCode::NOT_FOUND, what).remedy("begin another on the account's page")
     })?;
     // Asked before the steps: none can come after them then.
-    let is_over = run.is_over();
-    let page = RunPage {
+    let is_over = trial.is_over();
+    let page = TrialPage {
         frame: Frame::new(&shared, &visitor, "/accounts"),
         account: account::path(name.as_str()),
         name: name.to_string(),
-        to: match &run.trial {
-            Trial::Test(to) => Some(to.to_string()),
-            Trial::Doctor => None,
+        to: match &trial.kind {
+            TrialKind::Test(to) => Some(to.to_string()),
+            TrialKind::Doctor => None,
         },
-        began: Moment::new(run.began_at, shared.parts.clock.now()),
+        began: Moment::new(trial.began_at, shared.parts.clock.now()),
         is_over,
-        is_good: run.is_good(),
-        steps: run.steps().iter().map(Step::new).collect(),
+        is_good: trial.is_good(),
+        steps: trial.steps().iter().map(Step::new).collect(),
     };
     Ok(render(StatusCode::OK, &page))
 }
