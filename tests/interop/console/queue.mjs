@@ -74,10 +74,31 @@ await scenario(async (it) => {
       return held.length === MANY / 2 && held.every(({ sender }) => sender.startsWith("even"));
     });
     await page.goto(`${rig.console}/queue`);
+    assert.equal(await page.locator("#runs-over").evaluate(({ open }) => open), false, "what is over takes one line");
+    for (const link of await page.locator("tbody tr").getByRole("link").all()) {
+      await link.focus();
+      assert.ok(await link.evaluate(isOnTop), "the bar does not cover what has the focus");
+    }
+    await page.locator("#runs-over summary").click();
+    await page.locator("#runs-over").getByText("messages with sender odd").waitFor();
     await look(page, "queue");
   });
 
+  await it.step("an address as long as they come stays in its place", async () => {
+    const long = `${"a".repeat(60)}@${"b".repeat(40)}.example.org`;
+    await send("far", { from: "even@example.test", to: long });
+    const { id } = (await queue()).at(-1);
+    await page.goto(`${rig.console}/queue`);
+    await page.getByText(long).waitFor();
+    await look(page, "queue-long");
+    await page.getByRole("link", { name: id }).click();
+    await page.getByRole("rowheader", { name: long }).waitFor();
+    await look(page, "queue-message-long");
+    await api("POST", "/queue/delete", { ids: [id] });
+  });
+
   await it.step("exported to a file", async () => {
+    await page.goto(`${rig.console}/queue`);
     await page.getByLabel(/with all/).check();
     const downloaded = page.waitForEvent("download");
     await page.getByRole("button", { name: "Export" }).click();
@@ -107,3 +128,9 @@ await scenario(async (it) => {
     await look(page, "trace");
   });
 });
+
+/** In the page: nothing lies over it. */
+function isOnTop(element) {
+  const { left, top, width, height } = element.getBoundingClientRect();
+  return element.contains(document.elementFromPoint(left + width / 2, top + height - 1));
+}

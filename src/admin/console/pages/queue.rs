@@ -59,7 +59,9 @@ struct QueuePage {
     asked: Asked,
     accounts: Vec<Choice>,
     states: Vec<Choice>,
-    runs: Vec<RunRow>,
+    under_way: Vec<RunRow>,
+    /// The last one first.
+    over: Vec<RunRow>,
     /// `12 waiting, 3 held`
     counts: String,
     rows: Vec<Row>,
@@ -283,13 +285,17 @@ async fn show(State(shared): AppState, visitor: Visitor, RawQuery(query): RawQue
         Row::new(shown, shared.remedy(entry), now)
     });
     let runs = shared.runs.all().into_iter();
+    let (under_way, over) = runs
+        .map(|run| RunRow::new(run, now))
+        .partition(|row| row.run.end.is_none());
     let page = QueuePage {
         frame: Frame::new(&shared, &visitor, HERE),
         accounts: Choice::accounts(&shared, &asked.account),
         states: STATES
             .map(|(value, label)| Choice::new(value, label, &asked.state))
             .into(),
-        runs: runs.map(|run| RunRow::new(run, now)).collect(),
+        under_way,
+        over,
         counts: counts(&shared).await?,
         rows: rows.collect(),
         first: after.map(|_| asked.path(None)),
