@@ -127,7 +127,7 @@ impl Shared {
     }
 
     /// Changes whenever something changes that a page shows: counters move with each message, token
-    /// and client; what an account says moves with its lane.
+    /// and client; what an account says moves with its lane; what was made here is in the view.
     async fn fingerprint(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -136,6 +136,8 @@ impl Shared {
         if let Ok(accounts) = self.accounts().await {
             format!("{accounts:?}").hash(&mut hasher);
         }
+        let view = self.view();
+        format!("{:?}", (&view.warnings, &view.written, &view.listeners)).hash(&mut hasher);
         self.not_ready().await.hash(&mut hasher);
         self.parts.oauth.sign_in_marks().hash(&mut hasher);
         self.trials.marks().hash(&mut hasher);

@@ -17,7 +17,8 @@
 
   async function renew() {
     pending = null;
-    if (document.hidden || fetching) return;
+    if (document.hidden) return;
+    if (fetching) { renewSoon(QUIET_MS); return; }
     fetching = true;
     try {
       const answer = await fetch(location.href, { headers: { "X-Live": "1" }, redirect: "error" });
@@ -29,18 +30,64 @@
 
   function replace(html) {
     const page = new DOMParser().parseFromString(html, "text/html");
+    enhance(page);
+    const focused = document.activeElement;
+    const part = focused?.closest("[data-live][id]");
     for (const old of live()) {
       const fresh = page.getElementById(old.id);
-      const active = document.activeElement;
-      // What a person is typing in, has ticked or has opened stays as it is.
-      const inUse = old.contains(active) && active.matches("input, select, textarea");
-      if (!fresh || inUse || old.querySelector("input:checked, details[open]")) continue;
-      if (old.outerHTML === fresh.outerHTML) continue;
-      const focused = old.contains(active) ? active.id : "";
-      old.replaceWith(document.importNode(fresh, true));
-      if (focused) document.getElementById(focused)?.focus();
+      if (fresh) renewInPlace(old, fresh);
     }
-    enhance();
+    // A row that has moved is built anew.
+    if (part && document.activeElement !== focused) {
+      const same = [...part.querySelectorAll(focused.tagName)].find((element) => keyOf(element) === keyOf(focused));
+      same?.focus({ preventScroll: true });
+    }
+  }
+
+  // What a person has opened, and a form that is on its way, are no news of the server's.
+  const OWN = ["open", "data-sent", "aria-disabled"];
+
+  /** Makes `old` like `fresh`, and touches nothing that is: focus, ticks, what is typed, opened or selected, and the
+      place a person has scrolled to, all hang on elements that stay. */
+  function renewInPlace(old, fresh) {
+    if (old.isEqualNode(fresh)) return;
+    if (old.nodeType !== Node.ELEMENT_NODE) { old.nodeValue = fresh.nodeValue; return; }
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && !OWN.includes(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value && !OWN.includes(name)) old.setAttribute(name, value);
+    }
+    let next = old.firstChild;
+    for (const child of [...fresh.childNodes]) {
+      const same = counterpart(next, child);
+      while (same && next !== same) next = removed(next);
+      if (same) { renewInPlace(same, child); next = same.nextSibling; }
+      else old.insertBefore(document.importNode(child, true), next);
+    }
+    while (next) next = removed(next);
+  }
+
+  function removed(node) {
+    const next = node.nextSibling;
+    node.remove();
+    return next;
+  }
+
+  /** What stands for `child` already, from `next` on: what has its key, or without a key what is there. */
+  function counterpart(next, child) {
+    const key = keyOf(child);
+    const is = (node) => node.nodeName === child.nodeName && keyOf(node) === key;
+    if (key === "") return next && is(next) ? next : null;
+    while (next && !is(next)) next = next.nextSibling;
+    return next;
+  }
+
+  /** What makes an element the same one after a renewal. */
+  function keyOf(node) {
+    const get = (name) => node.getAttribute?.(name) ?? "";
+    const named = get("name") && `${get("name")}=${get("value")}`;
+    return get("id") || get("data-key") || get("href") || named || get("formaction") || get("action");
   }
 
   function listen() {
@@ -66,9 +113,9 @@
     clearTimeout(pending); pending = null;
   }
 
-  function enhance() {
-    for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = !navigator.clipboard;
-    for (const box of document.querySelectorAll("input[data-check-all]")) box.hidden = false;
+  function enhance(page) {
+    for (const button of page.querySelectorAll("button[data-copy]")) button.hidden = !navigator.clipboard;
+    for (const box of page.querySelectorAll("input[data-check-all]")) box.hidden = false;
   }
 
   document.addEventListener("visibilitychange", () => {
@@ -123,7 +170,7 @@
     for (const box of boxes) if (box.name === all.dataset.checkAll) box.checked = all.checked;
   });
 
-  enhance();
+  enhance(document);
   listen();
   if (live().length > 0) renewSoon(STALE_MS);
 })();
