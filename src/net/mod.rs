@@ -2,6 +2,7 @@
 
 pub mod dial;
 pub mod http;
+pub mod private;
 pub mod proxy;
 pub mod tasks;
 pub mod tls;

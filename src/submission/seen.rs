@@ -46,6 +46,8 @@ pub struct ClientSeen {
     pub first_seen_at: Timestamp,
     /// When it was seen last.
     pub last_seen_at: Timestamp,
+    /// When the last message was accepted; what was refused before is over.
+    pub last_message_at: Option<Timestamp>,
     /// Sessions.
     pub sessions: u64,
     /// Messages that were accepted.
@@ -192,6 +194,7 @@ impl Row {
                 tls: visit.tls,
                 first_seen_at: visit.at,
                 last_seen_at: visit.at,
+                last_message_at: None,
                 sessions: 0,
                 messages: 0,
                 octets: 0,
@@ -214,6 +217,7 @@ impl Row {
             Event::Session => (),
             Event::Message { sender, octets } => {
                 client.messages += 1;
+                client.last_message_at = Some(visit.at);
                 client.octets = client.octets.saturating_add(octets);
                 remember(&mut client.senders, SENDERS_MAX, sender, |a, b| a == b);
             }
@@ -307,6 +311,7 @@ mod tests {
         };
         assert_eq!(second.helo.as_deref(), Some("scanner"));
         assert_eq!((first.sessions, first.messages, first.octets), (8, 3, 30));
+        assert_eq!(first.last_message_at, Timestamp::from_second(3).ok());
         assert_eq!(first.senders, ["d@e.f", "a@b.c"]);
         let [refusal] = &first.refusals[..] else {
             panic!("one refusal")

@@ -68,7 +68,7 @@ fn octets(message: &Message) -> Vec<u8> {
     }
 }
 
-pub(super) fn listener() -> Listener {
+pub(crate) fn listener() -> Listener {
     Listener {
         name: "test".to_owned(),
         address: Address::Tcp("127.0.0.1:0".parse().unwrap()),

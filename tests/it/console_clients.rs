@@ -93,6 +93,10 @@ fn a_device_that_was_turned_away_is_let_in_and_out() {
     assert!(page.contains("127.0.0.1/32 may connect now."), "{page}");
     assert!(page.contains("&#60;b&#62;mine"), "{page}");
     assert!(!page.contains("Allow this device"), "{page}");
+    // What was refused is history: the state is another one.
+    assert!(page.contains(">allowed now</span>"), "{page}");
+    assert!(page.contains("Refused earlier"), "{page}");
+    assert!(!page.contains("<strong>What to do:</strong>"), "{page}");
 
     let remove =
         |fields: &[(&str, &str)]| browser.submit("/clients", "/clients/allow/remove", fields);

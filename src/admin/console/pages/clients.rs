@@ -1,7 +1,7 @@
 //! Clients: which devices and programs come, what they are refused and what helps, their logins, and
 //! the networks that were let in here.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use askama::Template;
 use axum::{
@@ -23,8 +23,9 @@ use crate::{
         made::{allowed::Allowed, logins::Login},
         text,
     },
+    net::private::is_private,
     smtp::replies::Reply,
-    submission::{ClientSeen, Refusal},
+    submission::{Auth, ClientSeen, Listener, Refusal},
 };
 
 pub(super) const HERE: &str = "/clients";
@@ -58,12 +59,24 @@ struct Device {
     name: String,
     badge: Badge,
     refusals: Vec<Refused>,
+    /// Refusals that hold no longer.
+    over: Vec<Refused>,
     size: String,
     senders: String,
     last: Moment,
     first: Moment,
+    door: Door,
+}
+
+/// What a person can do about a device that is turned away.
+#[derive(Debug, PartialEq, Eq)]
+enum Door {
+    /// It is not turned away, or not for its address.
+    Open,
     /// Where it is let in.
-    allow: Option<String>,
+    Closed(String),
+    /// Its address is public, and whoever has one may send: it cannot be let in.
+    Public,
 }
 
 /// Something that a device was refused.
@@ -95,16 +108,15 @@ pub(in crate::admin::console) async fn show(
 ) -> Page {
     let now = shared.parts.clock.now();
     let mut seen = handlers::clients(State(Arc::clone(&shared))).await.0;
-    newest_trouble_first(&mut seen);
+    let view = shared.view();
+    let listeners = &view.listeners;
+    let judge = Judge::new(listeners, &seen);
+    newest_trouble_first(&mut seen, &judge);
     let (from, next) = span(&page.from, seen.len());
-    let allowed = shared.allowed();
     let devices = seen.into_iter().skip(from).take(PAGE_LEN);
-    let listeners = &shared.view().listeners;
     let page = Clients {
         frame: Frame::new(&shared, &visitor, HERE),
-        devices: devices
-            .map(|seen| Device::new(seen, &allowed, now))
-            .collect(),
+        devices: devices.map(|seen| Device::new(seen, &judge, now)).collect(),
         first: (from > 0).then(|| HERE.to_owned()),
         next: next.map(|next| format!("{HERE}?from={next}")),
         listeners: listeners.iter().map(|one| one.name.clone()).collect(),
@@ -113,7 +125,8 @@ pub(in crate::admin::console) async fn show(
             .into_iter()
             .map(|login| LoginRow::new(login, now))
             .collect(),
-        allowed: allowed
+        allowed: shared
+            .allowed()
             .into_iter()
             .map(|allowed| AllowedRow {
                 since: Moment::new(allowed.changed_at, now),
@@ -131,26 +144,103 @@ fn span(from: &str, len: usize) -> (usize, Option<usize>) {
     (from, (next < len).then_some(next))
 }
 
-/// Who was refused something comes first, the latest refusal before all; the order of the others
+/// What of the refusals still holds.
+struct Judge<'a> {
+    listeners: &'a [Listener],
+    /// When mail was last accepted from an address, and from a device of it: a login, or a door that
+    /// opened, makes another row.
+    sent: HashMap<(String, Option<String>), Timestamp>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(listeners: &'a [Listener], all: &[ClientSeen]) -> Self {
+        let mut sent = HashMap::new();
+        for seen in all {
+            let Some(at) = seen.last_message_at else {
+                continue;
+            };
+            for name in [seen.helo.clone(), None] {
+                let last = sent.entry((seen.address.clone(), name)).or_insert(at);
+                *last = at.max(*last);
+            }
+        }
+        Self { listeners, sent }
+    }
+
+    /// Whether the device has sent since, or the door it stood at is open now.
+    fn is_over(&self, seen: &ClientSeen, refusal: &Refusal) -> bool {
+        let device = (seen.address.clone(), seen.helo.clone());
+        let has_sent = self
+            .sent
+            .get(&device)
+            .is_some_and(|at| *at > refusal.last_at);
+        has_sent || (is_denial(refusal) && self.is_allowed(seen))
+    }
+
+    /// The latest last.
+    fn open<'s>(&self, seen: &'s ClientSeen) -> impl DoubleEndedIterator<Item = &'s Refusal> {
+        let all = seen.refusals.iter();
+        all.filter(|refusal| !self.is_over(seen, refusal))
+    }
+
+    fn listener(&self, seen: &ClientSeen) -> Option<&Listener> {
+        self.listeners.iter().find(|it| it.name == seen.listener)
+    }
+
+    /// By the file's list, or what was let in here.
+    fn is_allowed(&self, seen: &ClientSeen) -> bool {
+        let address = seen.address.parse::<IpAddr>();
+        self.listener(seen).is_some_and(|listener| {
+            let mut allow = listener.allow.iter();
+            allow.len() == 0 || address.is_ok_and(|it| allow.any(|net| net.contains(&it)))
+        })
+    }
+
+    fn door(&self, seen: &ClientSeen) -> Door {
+        let (Ok(address), Some(listener)) = (seen.address.parse::<IpAddr>(), self.listener(seen))
+        else {
+            return Door::Open;
+        };
+        if !self.open(seen).any(is_denial) {
+            return Door::Open;
+        }
+        if listener.auth == Auth::Required || is_private(&IpNet::from(address.to_canonical())) {
+            Door::Closed(allow_url(seen))
+        } else {
+            Door::Public
+        }
+    }
+}
+
+/// Whether it was turned away because its network is not allowed.
+fn is_denial(refusal: &Refusal) -> bool {
+    refusal.reply == Reply::ACCESS_DENIED.0.trim_end()
+}
+
+/// Who is refused something comes first, the latest refusal before all; the order of the others
 /// stays.
-fn newest_trouble_first(seen: &mut [ClientSeen]) {
-    let trouble = |seen: &ClientSeen| seen.refusals.last().map(|refusal| refusal.last_at);
-    seen.sort_by_key(|seen| std::cmp::Reverse(trouble(seen)));
+fn newest_trouble_first(seen: &mut [ClientSeen], judge: &Judge<'_>) {
+    let trouble = |seen: &ClientSeen| judge.open(seen).next_back().map(|refusal| refusal.last_at);
+    seen.sort_by_cached_key(|seen| std::cmp::Reverse(trouble(seen)));
 }
 
 impl Device {
-    fn new(seen: ClientSeen, allowed: &[Allowed], now: Timestamp) -> Self {
+    fn new(seen: ClientSeen, judge: &Judge<'_>, now: Timestamp) -> Self {
         let name = seen.helo.clone().filter(|name| !name.is_empty());
         let name = name.unwrap_or_else(|| seen.address.clone());
-        let refusals = seen.refusals.iter().rev();
+        let newest_first = seen.refusals.iter().rev();
+        let (over, open): (Vec<_>, Vec<_>) =
+            newest_first.partition(|refusal| judge.is_over(&seen, refusal));
+        let told = |all: Vec<&Refusal>| all.into_iter().map(|it| Refused::new(it, now)).collect();
         Self {
-            badge: badge(&seen),
-            refusals: refusals.map(|it| Refused::new(it, now)).collect(),
+            badge: badge(&seen, judge),
+            refusals: told(open),
+            over: told(over),
             size: text::size(seen.octets),
             senders: seen.senders.join(", "),
             last: Moment::new(seen.last_seen_at, now),
             first: Moment::new(seen.first_seen_at, now),
-            allow: can_be_allowed(&seen, allowed).then(|| allow_url(&seen)),
+            door: judge.door(&seen),
             name,
             seen,
         }
@@ -158,29 +248,15 @@ impl Device {
 }
 
 /// How it stands: what came last is what counts.
-fn badge(seen: &ClientSeen) -> Badge {
-    let (tone, word) = match seen.refusals.last() {
+fn badge(seen: &ClientSeen, judge: &Judge<'_>) -> Badge {
+    let (tone, word) = match judge.open(seen).next_back() {
         Some(last) if last.last_at >= seen.last_seen_at => ("bad", "refused"),
         Some(_) => ("warn", "was refused"),
         None if seen.messages > 0 => ("good", "sends"),
+        None if seen.refusals.iter().any(is_denial) => ("good", "allowed now"),
         None => ("busy", "has connected"),
     };
     Badge { tone, word }
-}
-
-/// Whether it was turned away because its network is not allowed, and nothing made here lets it in.
-fn can_be_allowed(seen: &ClientSeen, allowed: &[Allowed]) -> bool {
-    let denied = Reply::ACCESS_DENIED.0;
-    let was_denied = seen.refusals.iter().any(|it| it.reply == denied.trim_end());
-    let Ok(address) = seen.address.parse::<IpAddr>() else {
-        return false;
-    };
-    let is_in = |one: &Allowed| {
-        let network = one.network.parse::<IpNet>();
-        let is_there = one.listener.as_ref().is_none_or(|it| *it == seen.listener);
-        is_there && one.problems.is_empty() && network.is_ok_and(|it| it.contains(&address))
-    };
-    was_denied && !allowed.iter().any(is_in)
 }
 
 fn allow_url(seen: &ClientSeen) -> String {
@@ -226,6 +302,7 @@ impl LoginRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::submission::testing;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -250,11 +327,21 @@ mod tests {
             tls: false,
             first_seen_at: at(0),
             last_seen_at: at(last),
+            last_message_at: None,
             sessions: 1,
             messages: 0,
             octets: 0,
             senders: Vec::new(),
             refusals,
+        }
+    }
+
+    fn listener(auth: Auth, allow: &[&str]) -> Listener {
+        Listener {
+            name: "0.0.0.0:25".to_owned(),
+            auth,
+            allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+            ..testing::listener()
         }
     }
 
@@ -267,43 +354,70 @@ mod tests {
             seen("fine-2", 7, Vec::new()),
             seen("new", 6, trouble(6)),
         ];
-        newest_trouble_first(&mut all);
+        let judge = Judge::new(&[], &all);
+        newest_trouble_first(&mut all, &judge);
         let order: Vec<_> = all.iter().map(|seen| seen.address.as_str()).collect();
         assert_eq!(order, ["new", "old", "fine-1", "fine-2"]);
-        let words: Vec<_> = all.iter().map(|seen| badge(seen).word).collect();
+        let words: Vec<_> = all.iter().map(|seen| badge(seen, &judge).word).collect();
         assert_eq!(
             words,
             ["refused", "was refused", "has connected", "has connected"]
         );
     }
 
-    /// Only who was turned away at the door, and is not let in yet, is offered to be.
+    /// A refusal is history once the device has sent, also with the login that it lacked.
     #[test]
-    fn who_was_turned_away_can_be_allowed_once() {
+    fn who_has_sent_since_is_refused_no_longer() {
+        let refused = seen("192.168.7.20", 5, vec![refusal(5, "535 no")]);
+        let sent = |helo: &str, second| ClientSeen {
+            helo: Some(helo.to_owned()),
+            login: Some("scanner".to_owned()),
+            messages: 1,
+            last_message_at: Some(at(second)),
+            ..seen("192.168.7.20", second, Vec::new())
+        };
+        for (other, is_over) in [
+            (sent("Scanner 2", 6), true),
+            (sent("Scanner 2", 4), false),
+            (sent("printer", 6), false),
+        ] {
+            let judge = Judge::new(&[], std::slice::from_ref(&other));
+            assert_eq!(
+                judge.is_over(&refused, &refused.refusals[0]),
+                is_over,
+                "{other:?}"
+            );
+        }
+    }
+
+    /// Only who is turned away at the door, and can be let in, is offered to be.
+    #[test]
+    fn who_is_turned_away_can_be_allowed_once() {
         let denied = || vec![refusal(1, "554 5.7.1 access denied"), refusal(2, "550 no")];
-        let allowed = |network: &str, listener: Option<&str>| Allowed {
-            network: network.to_owned(),
-            listener: listener.map(str::to_owned),
-            note: None,
-            problems: Vec::new(),
-            changed_at: at(0),
+        let door = |seen: &ClientSeen, auth, allow: &[&str]| {
+            Judge::new(&[listener(auth, allow)], &[]).door(seen)
         };
         let device = seen("192.168.7.20", 2, denied());
-        assert!(can_be_allowed(&device, &[]));
-        assert!(can_be_allowed(&device, &[allowed("192.168.8.0/24", None)]));
-        let other = allowed("192.168.7.20/32", Some("0.0.0.0:26"));
-        assert!(can_be_allowed(&device, &[other]), "at another listener");
-        for listener in [None, Some("0.0.0.0:25")] {
-            let allowed = allowed("192.168.7.0/24", listener);
-            assert!(!can_be_allowed(&device, &[allowed]));
-        }
+        let url = "/clients/allow?network=192.168.7.20&listener=0.0.0.0%3A25&note=Scanner+2";
+        let closed = Door::Closed(url.to_owned());
+        assert_eq!(door(&device, Auth::None, &["192.168.8.0/24"]), closed);
+        assert_eq!(door(&device, Auth::None, &["192.168.7.0/24"]), Door::Open);
+        let public = seen("198.51.100.7", 2, denied());
+        assert_eq!(door(&public, Auth::None, &["10.0.0.0/8"]), Door::Public);
+        let with_login = door(&public, Auth::Required, &["10.0.0.0/8"]);
+        assert!(matches!(with_login, Door::Closed(_)));
         let other = seen("192.168.7.20", 1, vec![refusal(1, "550 no")]);
-        assert!(!can_be_allowed(&other, &[]));
-        assert!(!can_be_allowed(&seen("unix", 1, denied()), &[]));
-        assert_eq!(
-            allow_url(&device),
-            "/clients/allow?network=192.168.7.20&listener=0.0.0.0%3A25&note=Scanner+2"
+        assert_eq!(door(&other, Auth::None, &["10.0.0.0/8"]), Door::Open);
+        let socket = seen("unix", 1, denied());
+        assert_eq!(door(&socket, Auth::None, &["10.0.0.0/8"]), Door::Open);
+        let let_in = [listener(Auth::None, &["192.168.7.0/24"])];
+        let only_denied = seen(
+            "192.168.7.20",
+            1,
+            vec![refusal(1, "554 5.7.1 access denied")],
         );
+        let judge = Judge::new(&let_in, &[]);
+        assert_eq!(badge(&only_denied, &judge).word, "allowed now");
     }
 
     #[test]
