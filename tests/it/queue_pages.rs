@@ -143,6 +143,8 @@ fn ticked_messages_are_operated_on() {
     let from = [("id", two.as_str()), ("from", "message")];
     let asked = browser.submit(&page, "/queue/delete", &from);
     assert!(asked.body.contains("Delete 1 message?"), "{}", asked.body);
+    let named = format!("<li>{two}: app@example.test to b@x.example</li>");
+    assert!(asked.body.contains(&named), "{}", asked.body);
     assert!(
         asked.body.contains(&format!("href=\"{page}\"")),
         "{}",

@@ -264,12 +264,14 @@ fn failed(shared: &Shared, visitor: &Visitor, path: &str, problem: &Problem) -> 
 
 /// A question before something is destroyed. The form comes back to `action` with `fields`, and
 /// with `confirmed`, which [`form::Posted::is_confirmed`] looks for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Confirm {
     /// `Delete 3 messages?`
     pub(super) title: String,
     /// What follows from it.
     pub(super) text: String,
+    /// The first few of many that it is about.
+    pub(super) named: Vec<String>,
     /// Where the answer goes.
     pub(super) action: String,
     /// What the form before had.

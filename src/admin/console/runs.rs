@@ -201,7 +201,7 @@ impl Shared {
     }
 
     /// How many messages a run looks at. Grouped by the store, however many there are.
-    async fn count(&self, search: &Search) -> Result<u64, store::Error> {
+    pub(in crate::admin) async fn count(&self, search: &Search) -> Result<u64, store::Error> {
         if search.id.is_some() {
             return Ok(1);
         }

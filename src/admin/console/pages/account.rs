@@ -241,9 +241,9 @@ pub(in crate::admin::console) async fn sign_out(
                    and waits until somebody signs in again."
                 .into(),
             action: format!("{page}/sign-out"),
-            fields: Vec::new(),
             button: "Sign out",
             back: page,
+            ..Confirm::default()
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }
@@ -319,9 +319,9 @@ pub(in crate::admin::console) async fn remove(
             text: "Its tokens are revoked where the provider does that, and forgotten, and so are its settings."
                 .into(),
             action: format!("{page}/remove"),
-            fields: Vec::new(),
             button: "Remove",
             back: page,
+            ..Confirm::default()
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }

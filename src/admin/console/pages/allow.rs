@@ -148,6 +148,7 @@ pub(in crate::admin::console) async fn remove(
             fields: vec![("network".into(), network.into())],
             button: "Remove",
             back: HERE.into(),
+            ..Confirm::default()
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }

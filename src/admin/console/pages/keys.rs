@@ -100,6 +100,7 @@ pub(in crate::admin::console) async fn remove(
             fields: vec![("name".into(), name.into())],
             button: "Remove",
             back: HERE.into(),
+            ..Confirm::default()
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }

@@ -151,6 +151,7 @@ pub(in crate::admin::console) async fn rotate(
             fields: vec![("name".into(), name.into())],
             button: "Make a new password",
             back: HERE.into(),
+            ..Confirm::default()
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }
@@ -269,6 +270,7 @@ pub(in crate::admin::console) async fn remove(
             fields: vec![("name".into(), name.into())],
             button: "Remove",
             back: HERE.into(),
+            ..Confirm::default()
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }

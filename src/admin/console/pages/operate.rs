@@ -10,11 +10,11 @@ use axum::{
     routing::{MethodRouter, post},
 };
 
-use super::queue::{Asked, HERE};
+use super::queue::{Asked, HERE, recipients, sender};
 use crate::{
     admin::{
         Shared,
-        api::{Problem, Selector},
+        api::{Problem, QueueEntry, Selector},
         console::{Confirm, Frame, Visitor, confirm, done, failed, form::Posted},
         export::Wanted,
         handlers::{self, AppState},
@@ -25,10 +25,13 @@ use crate::{
     },
     mail::QueueId,
     queue::Operation,
+    store::{Entry, Filter},
 };
 
-/// Messages counted before a question says `at least`.
-const COUNTED_MAX: usize = 1000;
+/// Messages counted before a question says `at least`: a search looks at no more.
+const COUNTED_MAX: usize = 10_000;
+/// Messages that a question names.
+const NAMED_MAX: usize = 5;
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
@@ -122,11 +125,16 @@ async fn act_on(
         let from = ("from".to_owned(), posted.raw("from").to_owned());
         fields.push(from);
         fields.extend(ids.iter().map(|id| ("id".to_owned(), id.to_string())));
-        return Ok(Came::Question(question(
-            &text::messages(wanted),
-            fields,
-            back(posted),
-        )));
+        let these = Filter {
+            ids,
+            ..Filter::default()
+        };
+        let found = shared.parts.queue.list(these).await?;
+        let named = named(found.iter(), wanted);
+        return Ok(Came::Question(Confirm {
+            named,
+            ..question(&text::messages(wanted), fields, back(posted))
+        }));
     }
     let selector = Selector {
         ids,
@@ -167,16 +175,24 @@ async fn act_on_all(
     };
     if operation == Operation::Delete && !posted.is_confirmed() {
         let found = shared.search_queue(&search, None, COUNTED_MAX).await?;
-        let count = text::messages(u64::try_from(found.entries.len()).unwrap_or(u64::MAX));
-        let count = match found.next {
-            Some(_) => format!("at least {count}"),
-            None => count,
+        let seen = u64::try_from(found.entries.len()).unwrap_or(u64::MAX);
+        let (count, said) = match found.next {
+            None => (seen, text::messages(seen)),
+            // Grouped by the store, however many there are.
+            Some(_) if search.is_open() || search.is_of_account() => {
+                let all = shared.count(&search).await?;
+                (all, text::messages(all))
+            }
+            Some(_) => (seen, format!("at least {}", text::messages(seen))),
         };
         let mut fields = asked.fields();
         fields.push(("all".to_owned(), "yes".to_owned()));
         fields.push(("until".to_owned(), until.to_string()));
-        let what = format!("{}: {count}", asked.said());
-        return Ok(Came::Question(question(&what, fields, asked.path(None))));
+        let what = format!("{}: {said}", asked.said());
+        return Ok(Came::Question(Confirm {
+            named: named(found.entries.iter().map(|(entry, _)| entry), count),
+            ..question(&what, fields, asked.path(None))
+        }));
     }
     shared
         .begin_run(operation, search, asked.said(), who)
@@ -187,6 +203,21 @@ async fn act_on_all(
         asked.said()
     );
     Ok(Came::Done(text))
+}
+
+/// The first few of `count` messages, as a person knows them.
+fn named<'a>(entries: impl Iterator<Item = &'a Entry>, count: u64) -> Vec<String> {
+    let first = entries.take(NAMED_MAX).map(|entry| {
+        let entry = QueueEntry::new(entry, false);
+        let (from, to) = (sender(&entry.sender), recipients(&entry));
+        format!("{}: {from} to {to}", entry.id)
+    });
+    let mut named: Vec<String> = first.collect();
+    let left = count.saturating_sub(u64::try_from(named.len()).unwrap_or(u64::MAX));
+    if left > 0 && !named.is_empty() {
+        named.push(format!("and {left} more"));
+    }
+    named
 }
 
 fn question(what: &str, fields: Vec<(String, String)>, back: String) -> Confirm {
@@ -200,6 +231,7 @@ fn question(what: &str, fields: Vec<(String, String)>, back: String) -> Confirm 
         fields,
         button: "Delete",
         back,
+        ..Confirm::default()
     }
 }
 

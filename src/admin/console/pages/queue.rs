@@ -135,7 +135,7 @@ pub(super) fn sender(reverse_path: &str) -> String {
 }
 
 /// The first recipient, and how many there are beside.
-fn recipients(entry: &QueueEntry) -> String {
+pub(super) fn recipients(entry: &QueueEntry) -> String {
     let mut recipients = entry.recipients.iter();
     let first = recipients.next().map_or("", |first| first.address.as_str());
     match recipients.count() {

@@ -152,9 +152,9 @@ pub(in crate::admin::console) async fn log_out_all(
         text: "Every browser that is logged in to this console must log in again, this one too."
             .into(),
         action: "/settings/log-out-all".into(),
-        fields: Vec::new(),
         button: "Log out everywhere",
         back: HERE.into(),
+        ..Confirm::default()
     };
     confirm(Frame::new(&shared, &visitor, HERE), &ask)
 }

@@ -566,9 +566,9 @@ pub(in crate::admin::console) async fn remove(
                    registered at the provider: remove it there too, if nothing else uses it."
                 .into(),
             action: format!("{here}/remove"),
-            fields: Vec::new(),
             button: "Remove",
             back: here,
+            ..Confirm::default()
         };
         return Ok(confirm(Frame::new(&shared, &visitor, HERE), &ask));
     }
