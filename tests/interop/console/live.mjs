@@ -80,6 +80,7 @@ async function inHand(page) {
   await send("the first");
   await page.getByRole("button", { name: "Hold" }).waitFor();
   for (let at = 0; at < 12; at += 1) await send(`number ${at}`);
+  await page.getByText("when account alerts is released").first().waitFor();
   const rows = page.locator("tbody tr");
   const newest = async () => (await api("GET", "/queue")).entries.at(-1).id;
   await page.getByRole("link", { name: await newest() }).waitFor();

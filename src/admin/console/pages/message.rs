@@ -16,7 +16,7 @@ use mail_parser::MessageParser;
 use tokio::io::AsyncReadExt;
 
 use super::{
-    queue::{due, sender},
+    queue::{due, on_hold, sender},
     trace::Happening,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
         made::Who,
         text,
     },
-    mail::{self, QueueId},
+    mail::{self, AccountName, QueueId},
     queue::trace::Search as TraceSearch,
     store::{Entry, RecipientEntry, RecipientState},
 };
@@ -82,7 +82,13 @@ struct Standing {
 }
 
 impl Standing {
-    fn new(shared: &Shared, entry: &Entry, detail: QueueDetail, now: Timestamp) -> Self {
+    fn new(
+        shared: &Shared,
+        entry: &Entry,
+        detail: QueueDetail,
+        held: &[AccountName],
+        now: Timestamp,
+    ) -> Self {
         let shown = entry.recipients.iter().take(RECIPIENTS_SHOWN_MAX);
         let recipients = shown.map(|recipient| Recipient::new(shared, entry, recipient));
         Self {
@@ -90,7 +96,7 @@ impl Standing {
             sender: sender(&detail.entry.sender),
             size: text::size(entry.size),
             received: Moment::new(entry.received_at, now),
-            next: due(&detail.entry, now),
+            next: due(&detail.entry, held, now),
             remedy: detail.remedy.clone().unwrap_or_default(),
             recipients: recipients.collect(),
             more: entry.recipients.len().saturating_sub(RECIPIENTS_SHOWN_MAX),
@@ -219,8 +225,8 @@ async fn standing(
     let Some(detail) = shared.detail(id).await? else {
         return Ok(None);
     };
-    let mut standing = Standing::new(shared, &entry, detail, now);
     let accounts = shared.accounts().await?;
+    let mut standing = Standing::new(shared, &entry, detail, &on_hold(&accounts), now);
     let account = accounts.into_iter().find(|a| a.name == entry.account);
     standing.account = match account {
         None => Some((

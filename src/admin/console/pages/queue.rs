@@ -17,7 +17,7 @@ use super::operate;
 use crate::{
     admin::{
         Shared,
-        api::{Problem, QueueEntry, QueueState},
+        api::{Account, AccountState, QueueEntry, QueueState},
         console::{
             Frame, Page, Visitor,
             form::Posted,
@@ -30,6 +30,7 @@ use crate::{
         text,
     },
     mail::{AccountName, QueueId},
+    queue::Counts,
 };
 
 /// Where the list is.
@@ -112,14 +113,19 @@ struct Row {
 }
 
 impl Row {
-    fn new(entry: QueueEntry, remedy: Option<String>, now: Timestamp) -> Self {
+    fn new(
+        entry: QueueEntry,
+        remedy: Option<String>,
+        held: &[AccountName],
+        now: Timestamp,
+    ) -> Self {
         Self {
             badge: entry.state.into(),
             sender: sender(&entry.sender),
             recipients: recipients(&entry),
             size: text::size(entry.size),
             received: Moment::new(entry.received_at, now),
-            next: due(&entry, now),
+            next: due(&entry, held, now),
             remedy: remedy.unwrap_or_default(),
             entry,
         }
@@ -144,11 +150,17 @@ pub(super) fn recipients(entry: &QueueEntry) -> String {
     }
 }
 
-/// When a message is tried next; what is overdue waits for its account, not for the clock.
-pub(super) fn due(entry: &QueueEntry, now: Timestamp) -> String {
+/// When a message is tried next; what is overdue waits for its account, not for the clock. `held`: the
+/// accounts on hold.
+pub(super) fn due(entry: &QueueEntry, held: &[AccountName], now: Timestamp) -> String {
     match entry.state {
         QueueState::Held => "when released".to_owned(),
         QueueState::Delivering => "now".to_owned(),
+        QueueState::Queued | QueueState::Deferred | QueueState::Uncertain
+            if held.contains(&entry.account) =>
+        {
+            format!("when account {} is released", entry.account)
+        }
         QueueState::Queued | QueueState::Deferred | QueueState::Uncertain => {
             if entry.next_attempt_at <= now {
                 "as soon as its account can".to_owned()
@@ -280,9 +292,11 @@ async fn show(State(shared): AppState, visitor: Visitor, RawQuery(query): RawQue
     let Found { entries, next, .. } = shared
         .search_queue(&asked.search(), after, PAGE_LEN)
         .await?;
+    let stored = shared.parts.queue.counts().await?;
+    let held = on_hold(&shared.accounts_with(&stored));
     let rows = entries.iter().map(|(entry, delivering)| {
         let shown = QueueEntry::new(entry, *delivering);
-        Row::new(shown, shared.remedy(entry), now)
+        Row::new(shown, shared.remedy(entry), &held, now)
     });
     let runs = shared.runs.all().into_iter();
     let (under_way, over) = runs
@@ -296,7 +310,7 @@ async fn show(State(shared): AppState, visitor: Visitor, RawQuery(query): RawQue
             .into(),
         under_way,
         over,
-        counts: counts(&shared).await?,
+        counts: counts(&stored),
         rows: rows.collect(),
         first: after.map(|_| asked.path(None)),
         next: next.map(|next| asked.path(Some(next))),
@@ -305,12 +319,17 @@ async fn show(State(shared): AppState, visitor: Visitor, RawQuery(query): RawQue
     Ok(render(StatusCode::OK, &page))
 }
 
+/// The accounts that a person must release.
+pub(super) fn on_hold(accounts: &[Account]) -> Vec<AccountName> {
+    let held = accounts.iter().filter(|it| it.state == AccountState::Held);
+    held.map(|account| account.name.clone()).collect()
+}
+
 /// What there is at all.
-async fn counts(shared: &Shared) -> Result<String, Problem> {
-    let counts = shared.parts.queue.counts().await?;
+fn counts(counts: &[(AccountName, Counts)]) -> String {
     let queued: u64 = counts.iter().map(|(_, counts)| counts.queued).sum();
     let held: u64 = counts.iter().map(|(_, counts)| counts.held).sum();
-    Ok(format!("{queued} waiting for delivery, {held} held"))
+    format!("{queued} waiting for delivery, {held} held")
 }
 
 #[cfg(test)]
