@@ -90,6 +90,7 @@ impl Run {
         let left = self.found.saturating_sub(self.done);
         let left = match left {
             0 => String::new(),
+            1 => "; 1 was gone, in another state, or just being delivered".to_owned(),
             left => format!("; {left} were gone, in another state, or just being delivered"),
         };
         match &self.end {
@@ -356,7 +357,7 @@ mod tests {
         (run.looked, run.found, run.done) = (5, 4, 3);
         assert_eq!(run.said(), "3 messages held so far; 5 of 10 looked at");
         run.end = Some(End::Whole);
-        let wanted = "3 messages held; 1 were gone, in another state, or just being delivered";
+        let wanted = "3 messages held; 1 was gone, in another state, or just being delivered";
         assert_eq!(run.said(), wanted);
         run.end = Some(End::Failed("the disk is full".into()));
         assert_eq!(run.said(), "the disk is full; 3 messages held before");
