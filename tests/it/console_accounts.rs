@@ -333,6 +333,9 @@ fn an_account_is_made_changed_and_removed() {
     assert_eq!(saved.field("location"), Some(page), "{}", saved.body);
     says(page, &["Saved, and in force."]);
     says(edit, &["One is set", "value=\"joe\""]);
+    let seen = browser.get(edit).body;
+    let seen = seen.split("name=\"seen\" value=\"").nth(1).unwrap();
+    let seen = seen.split('"').next().unwrap().to_owned();
     let change = |host, user| {
         let auth = ("smtp.auth", "password");
         let fields = [("smtp.host", host), auth, ("smtp.username", user)];
@@ -341,6 +344,12 @@ fn an_account_is_made_changed_and_removed() {
     let changed = change("mail.example", "jane");
     assert_eq!(changed.field("location"), Some(page), "{}", changed.body);
     says(edit, &["One is set", "value=\"jane\""]);
+    // A form that was opened before that writes nothing over.
+    let late = [("smtp.username", "jim"), ("seen", seen.as_str())];
+    let late = browser.submit(edit, edit, &late);
+    assert_eq!(late.status, 409);
+    assert!(late.body.contains("by somebody else"), "{}", late.body);
+    says(edit, &["value=\"jane\""]);
     // The password would go to another server than the one it was entered for.
     let refused = change("evil.example", "jane");
     assert_eq!(refused.status, 422);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::{FieldProblem, Form, How, Input, Who, Wish, Written, placed, put};
 use crate::{
@@ -104,10 +105,11 @@ impl Shared {
         if goes_elsewhere && !is_given && secrets.contains_key("smtp.password") {
             let what =
                 "is needed again: it would go to another server than the one it was entered for";
-            let remedy = "enter it, or leave host, tls and ca_file as they are";
+            let remedy = "enter it, or leave host, port, tls and ca_file as they are";
             let problem = FieldProblem::new("smtp.password", what, remedy);
             return Err(Problem::fields(vec![problem]));
         }
+        self.stays_with_its_provider(name, &input.settings)?;
         let account = AccountName::new(name);
         let is_signed_in = self.parts.oauth.status(&account).is_some();
         let wish = Wish::of(put(section, name, input.settings, secrets), based_on);
@@ -124,6 +126,45 @@ impl Shared {
         self.apply(wish, &[form]).await?;
         who.changed("save", section, name);
         self.account_setting(name)
+    }
+
+    /// A token that nobody has to sign in for goes where tokens of the same profile go already: the
+    /// profile's secret was not entered for any other server.
+    ///
+    /// # Errors
+    /// It would go elsewhere.
+    pub(super) fn stays_with_its_provider(
+        &self,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<(), Problem> {
+        let text = |key: &str| settings.get(key).and_then(Value::as_str);
+        let is_unattended = text("grant").is_some_and(|grant| UNATTENDED.contains(&grant));
+        let Some(provider) = text("provider").filter(|_| is_unattended) else {
+            return Ok(());
+        };
+        // Where nothing is named it goes to the provider's own server.
+        let Some((section, key)) = PLACES
+            .into_iter()
+            .find(|place| at(settings, *place).is_some())
+        else {
+            return Ok(());
+        };
+        let all = self.all_written(Section::Account);
+        let mut others = all.iter().filter(|other| {
+            let named = other.settings.get("provider").and_then(Value::as_str);
+            named == Some(provider)
+        });
+        if others.any(|other| !goes_elsewhere(&other.settings, settings)) {
+            return Ok(());
+        }
+        let what = format!("no account of provider {provider} has this server");
+        let remedy = format!(
+            "leave it empty, use the server of another of its accounts, or write [account.{name}] into \
+             the configuration file"
+        );
+        let problem = FieldProblem::new(format!("{section}.{key}"), &what, &remedy);
+        Err(Problem::fields(vec![problem]))
     }
 
     /// Removes an account that was made here: its tokens are revoked where the provider does that, and
@@ -159,7 +200,7 @@ impl Shared {
                 name: owned(),
             },
         ];
-        let wish = Wish { changes, based_on };
+        let wish = Wish::all(changes, based_on);
         // Judged first: an account that stays keeps its tokens.
         let judged = self.change(wish.clone(), How::Preview).await;
         judged.map_err(|refused| placed(refused, &[]))?;
@@ -217,21 +258,34 @@ impl Shared {
     }
 }
 
+/// Grants that get a token without a person.
+const UNATTENDED: [&str; 4] = [
+    "client_credentials",
+    "service_account",
+    "workload_identity",
+    "managed_identity",
+];
+
+/// The keys that say which server an account has, and on which way.
+const PLACES: [(&str, &str); 6] = [
+    ("smtp", "host"),
+    ("smtp", "port"),
+    ("smtp", "tls"),
+    ("smtp", "ca_file"),
+    ("graph", "url"),
+    ("gmail", "url"),
+];
+
+fn at(settings: &Settings, (section, key): (&str, &str)) -> Option<String> {
+    let value = settings.get(section)?.get(key)?;
+    let text = value.as_str().map(str::to_ascii_lowercase);
+    Some(text.unwrap_or_else(|| value.to_string()))
+}
+
 /// Whether what opens the account's server would be shown to another one, or on another way.
 fn goes_elsewhere(before: &Settings, after: &Settings) -> bool {
-    let places = [
-        ("smtp", "host"),
-        ("smtp", "tls"),
-        ("smtp", "ca_file"),
-        ("graph", "url"),
-        ("gmail", "url"),
-    ];
-    let at = |settings: &Settings, section: &str, key: &str| {
-        let value = settings.get(section)?.get(key)?;
-        value.as_str().map(str::to_ascii_lowercase)
-    };
-    let mut places = places.into_iter();
-    places.any(|(section, key)| at(before, section, key) != at(after, section, key))
+    let mut places = PLACES.into_iter();
+    places.any(|place| at(before, place) != at(after, place))
 }
 
 pub(in crate::admin) async fn list(State(shared): AppState) -> Json<Vec<AccountSettings>> {
@@ -295,14 +349,15 @@ mod tests {
     #[test]
     fn another_server_is_elsewhere_and_another_pace_is_not() {
         let before = json!({"smtp": {"host": "Mail.example", "port": 587}, "limits": {}});
-        let case = |after: serde_json::Value| {
-            let settings = |value: &serde_json::Value| value.as_object().unwrap().clone();
+        let case = |after: Value| {
+            let settings = |value: &Value| value.as_object().unwrap().clone();
             goes_elsewhere(&settings(&before), &settings(&after))
         };
         assert!(!case(
-            json!({"smtp": {"host": "mail.example", "port": 25}, "fallback": "x"})
+            json!({"smtp": {"host": "mail.example", "port": 587}, "fallback": "x"})
         ));
         assert!(case(json!({"smtp": {"host": "evil.example", "port": 587}})));
+        assert!(case(json!({"smtp": {"host": "mail.example", "port": 588}})));
         assert!(case(
             json!({"smtp": {"host": "mail.example", "tls": "none"}})
         ));

@@ -298,6 +298,24 @@ impl Shared {
         entries.get(section, name).map(|entry| entry.changed_at)
     }
 
+    /// Whether a form was made up from what is still there. `seen`: when the entry was last changed, as
+    /// the form had it; empty: the form does not tell.
+    ///
+    /// # Errors
+    /// Somebody else was faster.
+    pub(in crate::admin) fn is_as_seen(
+        &self,
+        section: Section,
+        name: &str,
+        seen: &str,
+    ) -> Result<(), Problem> {
+        let now = self.changed_at(section, name).map(|at| at.to_string());
+        match seen.is_empty() || now.as_deref() == Some(seen) {
+            true => Ok(()),
+            false => Err(Refused::stale(section, name).into()),
+        }
+    }
+
     /// Whether it may be changed here.
     fn may_change(&self, section: Section, name: &str) -> Result<Option<Written>, Problem> {
         let written = self.written(section, name);
