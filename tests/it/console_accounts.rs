@@ -6,6 +6,7 @@ use crate::{
     support::{
         browser::{Answer, Browser, form},
         eventually,
+        mail::message,
         relay::Site,
         sink::Sink,
     },
@@ -312,6 +313,28 @@ fn a_wrong_field_is_told_beside_it() {
     assert!(file.contains("configuration file"), "{file}");
     assert!(!file.contains("/edit"), "{file}");
     assert_eq!(browser.get("/accounts/alerts/edit").status, 409);
+}
+
+/// A second account takes no mail away from the first; which of them is the default is chosen.
+#[test]
+fn the_only_account_stays_the_default_beside_another() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let browser = Browser::logged_in(&site);
+    assert_eq!(create(&browser, &SMARTHOST).status, 303);
+    site.submit(&message("after-a-second-account", b"Hello.\r\n"));
+    let is_default = |name: &str| {
+        let page = browser.get(&format!("/accounts/{name}")).body;
+        !page.contains("Make it the default")
+    };
+    assert!(is_default("alerts") && !is_default("smarthost"));
+    let chosen = browser.submit("/accounts", "/accounts/smarthost/default", &[]);
+    assert_eq!(chosen.field("location"), Some("/accounts/smarthost"));
+    assert!(!is_default("alerts") && is_default("smarthost"));
+    let yes = [("confirmed", "yes")];
+    browser.submit("/accounts", "/accounts/smarthost/remove", &yes);
+    assert!(is_default("alerts"), "the only one again");
 }
 
 /// What was made can be changed, held and removed; its password stays where it was entered for.

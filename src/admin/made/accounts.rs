@@ -1,6 +1,6 @@
 //! Accounts: mailboxes and smarthosts, as they are written, and stopping them by hand.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
@@ -11,12 +11,12 @@ use super::{FieldProblem, Form, How, Input, Who, Wish, Written, placed, put};
 use crate::{
     admin::{
         Shared,
-        api::Problem,
+        api::{Problem, SettingSource},
         handlers::{Answer, AppState, to_its_end},
         problem::{Input as Body, Named},
     },
     mail::AccountName,
-    registry::{Change, Section, Settings},
+    registry::{Change, Entries, Section, Settings},
 };
 
 /// The keys that hold a secret.
@@ -24,6 +24,7 @@ pub(super) const SECRETS: [&str; 1] = ["smtp.password"];
 
 /// An account as it was written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the API")]
 pub struct AccountSettings {
     /// Its name.
     pub name: AccountName,
@@ -35,6 +36,8 @@ pub struct AccountSettings {
     pub read_only: bool,
     /// An operator has stopped it.
     pub stopped: bool,
+    /// Mail that neither a client nor a route leads elsewhere goes by it.
+    pub default: bool,
     /// Why it is left out; empty: it is in force.
     pub problems: Vec<FieldProblem>,
     /// When it was last changed here.
@@ -76,6 +79,8 @@ impl Shared {
             smtp_password_set: written.secrets.contains("smtp.password"),
             read_only: written.read_only,
             stopped: entries.get(Section::Hold, &name).is_some(),
+            default: (self.view().default_account.as_ref())
+                .is_some_and(|default| default.as_str() == name),
             problems: written.problems,
             changed_at: self.changed_at(Section::Account, &name),
             name: AccountName::new(&name),
@@ -112,7 +117,9 @@ impl Shared {
         self.stays_with_its_provider(name, &input.settings)?;
         let account = AccountName::new(name);
         let is_signed_in = self.parts.oauth.status(&account).is_some();
-        let wish = Wish::of(put(section, name, input.settings, secrets), based_on);
+        let mut changes = vec![put(section, name, input.settings, secrets)];
+        changes.extend(self.default_stays(&based_on, name));
+        let wish = Wish::all(changes, based_on);
         let form = Form {
             section,
             name,
@@ -199,6 +206,10 @@ impl Shared {
                 section: Section::Hold,
                 name: owned(),
             },
+            Change::Remove {
+                section: Section::Default,
+                name: owned(),
+            },
         ];
         let wish = Wish::all(changes, based_on);
         // Judged first: an account that stays keeps its tokens.
@@ -209,6 +220,58 @@ impl Shared {
         }
         self.apply(wish, &[]).await?;
         who.changed("remove", section, name);
+        Ok(())
+    }
+
+    /// What keeps an account the default that was it for being the only one: with another one beside it
+    /// mail that names none would be refused from one moment to the next.
+    pub(super) fn default_stays(&self, based_on: &Entries, added: &str) -> Option<Change> {
+        let is_new = self.written(Section::Account, added).is_none();
+        let is_chosen = based_on.of(Section::Default).next().is_some();
+        let only = self.view().default_account.clone();
+        let only = only.filter(|_| is_new && !is_chosen && self.named_default().is_none());
+        only.map(|only| mark(Section::Default, only.as_str()))
+    }
+
+    /// The account that the file or the environment makes the default.
+    pub(in crate::admin) fn named_default(&self) -> Option<String> {
+        let view = self.view();
+        let mut settings = view.settings.iter();
+        let found = settings.find(|it| it.key == "default_account")?;
+        let is_named = matches!(
+            found.source,
+            SettingSource::File | SettingSource::Environment
+        );
+        is_named.then(|| found.value.clone())
+    }
+
+    /// Makes an account the one that mail goes by which neither a client nor a route leads elsewhere.
+    ///
+    /// # Errors
+    /// There is no such account; the file names one.
+    pub(in crate::admin) async fn make_default(
+        &self,
+        name: &AccountName,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        let based_on = self.entries();
+        self.known(name)?;
+        if let Some(named) = self.named_default() {
+            let what = format!("default_account = {named} stands in the configuration");
+            return Err(Problem::new(StatusCode::CONFLICT, what)
+                .remedy("change it there, then: gatepost reload"));
+        }
+        let others = based_on.of(Section::Default).map(|(other, _)| other);
+        let others = others.filter(|other| *other != name.as_str());
+        let mut changes: Vec<Change> = others
+            .map(|other| Change::Remove {
+                section: Section::Default,
+                name: other.to_owned(),
+            })
+            .collect();
+        changes.push(mark(Section::Default, name.as_str()));
+        self.apply(Wish::all(changes, based_on), &[]).await?;
+        who.changed("make default", Section::Account, name.as_str());
         Ok(())
     }
 
@@ -223,12 +286,7 @@ impl Shared {
     ) -> Result<(), Problem> {
         let based_on = self.entries();
         self.known(name)?;
-        let change = put(
-            Section::Hold,
-            name.as_str(),
-            Settings::new(),
-            std::collections::BTreeMap::new(),
-        );
+        let change = mark(Section::Hold, name.as_str());
         self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("hold", Section::Account, name.as_str());
         Ok(())
@@ -256,6 +314,11 @@ impl Shared {
         who.changed("release", Section::Account, name.as_str());
         Ok(())
     }
+}
+
+/// An entry that says all it has to say by being there.
+fn mark(section: Section, name: &str) -> Change {
+    put(section, name, Settings::new(), BTreeMap::new())
 }
 
 /// Grants that get a token without a person.
@@ -328,6 +391,15 @@ pub(in crate::admin) async fn hold(
     who: Who,
 ) -> Result<StatusCode, Problem> {
     shared.hold_account(&name, &who).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(in crate::admin) async fn make_default(
+    State(shared): AppState,
+    Named(name): Named<AccountName>,
+    who: Who,
+) -> Result<StatusCode, Problem> {
+    shared.make_default(&name, &who).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

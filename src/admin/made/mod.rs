@@ -204,7 +204,7 @@ fn called(section: Section) -> &'static str {
         Section::Client => "login",
         Section::Key => "API key",
         Section::Allow => "allowed network",
-        Section::Provider | Section::Account | Section::Hold => section.name(),
+        Section::Provider | Section::Account | Section::Hold | Section::Default => section.name(),
     }
 }
 
@@ -353,7 +353,8 @@ impl Shared {
                 | Section::Client
                 | Section::Key
                 | Section::Allow
-                | Section::Hold => "client_secret",
+                | Section::Hold
+                | Section::Default => "client_secret",
             };
             return Err(Problem::fields(vec![FieldProblem::new(key, what, remedy)]));
         }

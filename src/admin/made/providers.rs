@@ -245,6 +245,7 @@ impl Shared {
             // A secret that is entered with the account is meant for its server.
             let is_kept = based_on.get(section, name).is_some();
             let is_kept = is_kept && !is_given.contains("client_secret");
+            changes.extend(self.default_stays(&based_on, &account.name));
             changes.push(self.first_account(&based_on, (name, is_kept), account)?);
         }
         let form = Form {
