@@ -17,13 +17,18 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::net::{tasks::Tasks, tls::renewing::Renewing};
+use crate::net::{limits::Limits, tasks::Tasks, tls::renewing::Renewing};
 
 /// Connections at once on one address: an operator, a scraper and some probes need a few; each may
 /// cost [`BUFFER_LEN_MAX`] of memory.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 128;
+/// Connections at once from one address: it alone does not keep everybody else out.
+const CONNECTIONS_PER_CLIENT_MAX: usize = CONNECTIONS_MAX / 2;
 /// For a request head, and so also for an idle kept-alive connection.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+/// For a form or a JSON text to arrive whole: the largest does on a slow line. What only trickles does
+/// not keep its place.
+pub(super) const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// For a whole connection: the longest export of the largest message fits, a client that reads
 /// nothing does not keep its place for ever.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -95,6 +100,7 @@ pub(super) async fn serve_with<L: Accept>(
     tasks: Tasks,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let limits = Arc::new(Limits::default());
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return; // Never: nobody closes the semaphore.
@@ -105,6 +111,11 @@ pub(super) async fn serve_with<L: Accept>(
         };
         match accepted {
             Ok((io, Ends { local, peer })) => {
+                let each = CONNECTIONS_PER_CLIENT_MAX;
+                let Some(permit) = limits.admit(peer.0, CONNECTIONS_MAX, each) else {
+                    tracing::debug!(event = "admin_connection_refused", peer = ?peer.0);
+                    continue;
+                };
                 let router = router.clone();
                 let router = router.layer(Extension(local)).layer(Extension(peer));
                 let (certificate, owner) = (certificate.clone(), tasks.clone());
@@ -113,7 +124,7 @@ pub(super) async fn serve_with<L: Accept>(
                         None => connection(io, router, owner).await,
                         Some(certificate) => secured(io, &certificate, router, owner).await,
                     }
-                    drop(place);
+                    drop((place, permit));
                 });
             }
             Err(error) => {

@@ -66,7 +66,7 @@ pub(super) async fn status(State(shared): AppState) -> Json<Status> {
             .map(|(name, address)| Listener { name, address })
             .collect(),
         console: shared.console.get().copied(),
-        not_ready: shared.not_ready().await,
+        not_ready: shared.not_ready(),
     })
 }
 

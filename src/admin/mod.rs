@@ -142,6 +142,8 @@ pub struct ReloadRequest(pub oneshot::Sender<Result<api::Reloaded, Vec<String>>>
 pub struct View {
     /// Every account.
     pub accounts: Vec<api::AccountFacts>,
+    /// The account that mail goes by which neither a client nor a route leads elsewhere.
+    pub default_account: Option<crate::mail::AccountName>,
     /// The state directory.
     pub state_dir: PathBuf,
     /// The configuration file.

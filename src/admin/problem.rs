@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::api::Problem;
+use super::{api::Problem, connection::BODY_DEADLINE};
 use crate::{mail::AccountName, mail::QueueId, oauth, oauth::Diagnosis, store};
 
 impl Problem {
@@ -133,9 +133,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Json::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(json_problem(&rejection)),
+        let read = Json::from_request(request, state);
+        match tokio::time::timeout(BODY_DEADLINE, read).await {
+            Ok(Ok(Json(value))) => Ok(Self(value)),
+            Ok(Err(rejection)) => Err(json_problem(&rejection)),
+            Err(_) => {
+                let what = "the request did not arrive in time";
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, what).remedy("send it again"))
+            }
         }
     }
 }

@@ -173,6 +173,11 @@ fn made_routes() -> Routes {
         ("/accounts/{name}", Method::DELETE, delete(accounts::remove)),
         ("/accounts/{name}/hold", Method::POST, post(accounts::hold)),
         (
+            "/accounts/{name}/default",
+            Method::POST,
+            post(accounts::make_default),
+        ),
+        (
             "/accounts/{name}/release",
             Method::POST,
             post(accounts::release),

@@ -9,6 +9,7 @@
 //! unknown or of the wrong shape, which may be a secret that was misspelt.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
@@ -542,6 +543,18 @@ pub(super) fn is_name(name: &str) -> bool {
             .all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '@' | '+'))
 }
 
+/// A URL without the user name and password in it.
+fn without_login(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Cow::Borrowed(text);
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) => Cow::Owned(format!("{scheme}://(not shown){}", rest.split_at(at).1)),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// A value as the operator wrote it, cut when longer than so many characters.
 struct Shown<'a>(&'a Value, usize);
 
@@ -549,6 +562,7 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Value::String(_, text) => {
+                let text = without_login(text);
                 let cut: String = text.chars().take(self.1).collect();
                 let dots = if cut.len() < text.len() { ".." } else { "" };
                 write!(f, "{:?}", cut + dots)

@@ -13,7 +13,10 @@ use url::Url;
 
 use super::{
     field::{Field, Listed, Named, Part, Place, Reader},
-    leaf::{AboveMax, BounceTo, DeliveryContract, Embedded, Hidden, Mechanism, TcpAddress, Way},
+    leaf::{
+        AboveMax, BounceTo, CommandLine, DeliveryContract, Embedded, Hidden, Mechanism, TcpAddress,
+        Way,
+    },
     secret_source::{ProxySource, SecretSource},
     units::ByteSize,
 };
@@ -262,7 +265,7 @@ section! {
     /// `[notify]`
     Notify {
         webhook: Field<SecretSource>,
-        command: Field<Vec<String>>,
+        command: Field<CommandLine>,
         account: Field<String>,
         to: Field<Address>,
     }

@@ -58,6 +58,19 @@ impl Leaf for Vec<String> {
     }
 }
 
+/// A program and its arguments, which may hold a secret.
+#[derive(Debug, Clone)]
+pub(super) struct CommandLine(pub(super) Vec<String>);
+
+impl Leaf for CommandLine {
+    const REMEDY: &'static str = Vec::<String>::REMEDY;
+    const SECRET: bool = true;
+
+    fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
+        Vec::parse(raw).map(Self)
+    }
+}
+
 impl Leaf for PathBuf {
     const REMEDY: &'static str = "write a path in double quotes";
 

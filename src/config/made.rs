@@ -76,7 +76,7 @@ impl<'a> Made<'a> {
                 table(*section).is_some_and(|table| table.contains_key(name))
             }
             Section::Client => client_names(name),
-            Section::Key | Section::Allow | Section::Hold => false,
+            Section::Key | Section::Allow | Section::Hold | Section::Default => false,
         };
         let places = self.used.keys().chain(self.out.keys());
         let overruled: Vec<Place> = places.filter(|place| is_above(place)).cloned().collect();
@@ -571,6 +571,27 @@ mod tests {
         let text = "[account.plain.smtp]\nhost = \"mail.example\"\nauth = \"none\"\n";
         let config = load(text, &[put(Section::Hold, "plain", &json!({}))]).unwrap();
         assert!(config.delivery.accounts[0].is_stopped);
+    }
+
+    /// One that was chosen is the default, whichever others there are; the file's word comes first.
+    #[test]
+    fn an_account_that_was_chosen_is_the_default() {
+        let text = "[account.one.smtp]\nhost = \"mail.example\"\nauth = \"none\"\n\
+                    [account.two.smtp]\nhost = \"mail.example\"\nauth = \"none\"\n";
+        let default = |text: &str, chosen: &[&str]| {
+            let chosen = chosen.iter();
+            let chosen: Vec<Change> = chosen
+                .map(|name| put(Section::Default, name, &json!({})))
+                .collect();
+            let config = load(text, &chosen).unwrap();
+            let default = config.rules.router.default_account;
+            default.map(|name| name.to_string())
+        };
+        assert_eq!(default(text, &[]), None);
+        assert_eq!(default(text, &["two"]).as_deref(), Some("two"));
+        assert_eq!(default(text, &["gone", "two"]).as_deref(), Some("two"));
+        let named = format!("default_account = \"one\"\n{text}");
+        assert_eq!(default(&named, &["two"]).as_deref(), Some("one"));
     }
 
     /// Neither what a secret is read from nor what is sent as it is can be named from afar.

@@ -195,6 +195,9 @@ fn no_problem_shows_a_secret() {
         "[notify]\nwebhook = \"http://hooks.example/canary\"",
         "[notify]\nwebhook = \"https://u:canary@hooks.example/\"",
         "[notify]\nwebhook = [\"https://hooks.example/canary\"]",
+        "[provider.p]\ntoken_url = \"https://u:canary@id.example/token\"",
+        "[provider.p]\ntoken_url = \"https://u:canary@id.example/@\"",
+        "[notify]\ncommand = [\"\", \"canary\"]",
         "[console]\npassword_hash = \"canary\"",
         "[[client]]\nname = \"x\"\npassword_hash = \"canary\"",
         "account = \"canary\"",
@@ -219,7 +222,10 @@ fn notices_are_configured_and_their_variables_are_no_keys() {
         ("GATEPOST_NOTICE_KIND", "account_held"),
         ("HOOK", "https://hooks.example/canary"),
     ];
-    let notify = load_in(text, &environment).unwrap().notify;
+    let config = load_in(text, &environment).unwrap();
+    let command = config.settings.iter().find(|it| it.key == "notify.command");
+    assert_eq!(command.unwrap().value, "set", "an argument may be a secret");
+    let notify = config.notify;
     assert!(notify.webhook.is_some() && notify.command == ["tell"]);
     let mail = notify.mail.unwrap();
     assert_eq!(

@@ -23,13 +23,13 @@ impl Daemon {
     /// Answers one wish. Reloads and changes take turns.
     pub(super) async fn serve_change(&self, request: ChangeRequest) {
         let ChangeRequest { wish, how, answer } = request;
-        let changed = Box::pin(self.change(&wish, &how)).await;
+        let changed = Box::pin(self.change(&wish, how)).await;
         if answer.send(changed).is_err() {
             tracing::debug!(event = "client_left", name = "change");
         }
     }
 
-    async fn change(&self, wish: &Wish, how: &How) -> Result<Changed, Refused> {
+    async fn change(&self, wish: &Wish, how: How) -> Result<Changed, Refused> {
         let mut current = self.inner.config.lock().await;
         let registry = &self.inner.registry;
         let changes = &wish.changes;
@@ -40,17 +40,16 @@ impl Daemon {
             after: new.oauth.clone(),
             restart_needed: restart_needed(&current, &new),
         };
-        match how {
-            How::Preview => return Ok(changed),
-            How::Apply => {}
-            How::ApplySignedIn(draft) => {
-                if Draft::of(&new.oauth, &draft.account).as_ref() != Some(&**draft) {
-                    return Err(Refused::plain(
-                        "the configuration of this provider changed during the sign-in",
-                        "look at it and save again",
-                    ));
-                }
-            }
+        if let Some(draft) = wish.signed_in.as_deref()
+            && Draft::of(&new.oauth, &draft.account).as_ref() != Some(draft)
+        {
+            return Err(Refused::plain(
+                "the configuration of this provider changed during the sign-in",
+                "look at it and save again",
+            ));
+        }
+        if how == How::Preview {
+            return Ok(changed);
         }
         // The file may name another key by now. The change is sealed with the one that the next start
         // will have.
@@ -213,6 +212,7 @@ mod tests {
         Wish {
             changes: vec![change],
             based_on: Arc::new(based_on.clone()),
+            signed_in: None,
         }
     }
 

@@ -350,6 +350,7 @@ fn view(config: &Config) -> admin::View {
     });
     admin::View {
         accounts: accounts.collect(),
+        default_account: config.rules.router.default_account.clone(),
         state_dir: config.store.state_dir.clone(),
         config_file: config.file.clone(),
         public_url: config.admin.public_url.clone(),

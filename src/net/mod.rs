@@ -2,6 +2,7 @@
 
 pub mod dial;
 pub mod http;
+pub(crate) mod limits;
 pub mod private;
 pub mod proxy;
 pub mod tasks;

@@ -466,7 +466,7 @@ impl Keeper {
             granted = polled => granted,
         };
         let result = match (granted, apply) {
-            (Ok(granted), None) => self.adopt(profile, granted, None).await,
+            (Ok(granted), None) => self.adopt(&begun.id, profile, (granted, None)).await,
             (Ok(granted), Some(apply)) => {
                 let brought = (granted, None);
                 self.adopt_draft(&begun.id, profile, brought, apply).await
@@ -555,7 +555,7 @@ impl Keeper {
         let granted = self.parts.grants.redeem(&profile, code?, verifier).await;
         let granted = granted.map_err(|failure| sign_in::told(*failure))?;
         match apply {
-            None => self.adopt(&profile, granted, nonce.as_deref()).await,
+            None => self.adopt(&id, &profile, (granted, nonce.as_deref())).await,
             Some(apply) => {
                 let brought = (granted, nonce.as_deref());
                 self.adopt_draft(&id, &profile, brought, apply).await
@@ -568,9 +568,9 @@ impl Keeper {
     /// forgotten, not revoked: at some providers that would end every sign-in of that user here.)
     async fn adopt(
         &self,
+        id: &str,
         profile: &Arc<Profile>,
-        granted: Granted,
-        nonce: Option<&str>,
+        (granted, nonce): (Granted, Option<&str>),
     ) -> Result<(), Refused> {
         refresher::check_sign_in(profile, &granted).map_err(|failure| sign_in::told(*failure))?;
         let identified = self.parts.grants.identify(profile, &granted, nonce).await;
@@ -593,6 +593,7 @@ impl Keeper {
                 return Err(refused);
             }
         };
+        self.sign_ins().may_adopt(id)?;
         let (reply, answer) = oneshot::channel();
         let command = Command::Adopt {
             granted: Box::new(granted),

@@ -80,6 +80,8 @@ struct Pending {
 enum Stage {
     /// It is.
     InForce,
+    /// It is, and what the sign-in brought is being handed over.
+    Adopting,
     /// Its success puts the profile in force.
     Draft(Option<Apply>),
     /// That is happening now.
@@ -220,8 +222,15 @@ impl SignIns {
         self.all.retain(|_, pending| {
             !pending.is_draft() || pending.deadline > now || pending.is_being_applied()
         });
-        let drafts = self.all.values().filter(|pending| pending.is_draft());
-        if drafts.count() < DRAFTS_MAX {
+        let drafts = self.all.iter().filter(|(_, pending)| pending.is_draft());
+        if drafts.clone().count() < DRAFTS_MAX {
+            return Ok(());
+        }
+        // How an old one ended is forgotten before a new one is refused.
+        let over = drafts.filter(|(_, pending)| pending.outcome.borrow().is_some());
+        let oldest = over.min_by_key(|(_, pending)| pending.deadline);
+        if let Some(account) = oldest.map(|(account, _)| account.clone()) {
+            self.all.remove(&account);
             return Ok(());
         }
         Err(Error::Account(
@@ -248,15 +257,30 @@ impl SignIns {
         Ok(())
     }
 
+    /// From here on the account takes what the sign-in brought: it can no longer be cancelled.
+    ///
+    /// # Errors
+    /// It was replaced or cancelled: nothing may be changed.
+    pub(super) fn may_adopt(&mut self, id: &str) -> Result<(), Diagnosis> {
+        let pending = self.all.values_mut().find(|pending| pending.id == id);
+        let pending = pending.filter(|pending| !pending.cancelled.is_cancelled());
+        pending.ok_or_else(unknown)?.stage = Stage::Adopting;
+        Ok(())
+    }
+
     /// Whether a draft is being put in force.
     pub(super) fn is_applying(&self, id: &str) -> bool {
         let mut all = self.all.values();
         all.any(|pending| pending.id == id && matches!(pending.stage, Stage::Applying))
     }
 
-    /// Where the browsers of drafts come back to.
+    /// Where the browsers of drafts under way come back to.
     pub(super) fn redirect_urls(&self) -> impl Iterator<Item = &url::Url> {
-        let drafts = self.all.values().filter(|pending| pending.is_draft());
+        let now = Instant::now();
+        let drafts = self.all.values().filter(move |pending| {
+            let is_open = pending.outcome.borrow().is_none() && pending.deadline > now;
+            pending.is_draft() && is_open
+        });
         drafts.map(|pending| &pending.profile.provider.redirect_url)
     }
 
@@ -264,7 +288,8 @@ impl SignIns {
     pub(super) fn cancel(&mut self, id: &str) -> bool {
         let pending = self.all.values_mut().find(|pending| pending.id == id);
         let open = |pending: &&mut Pending| {
-            !matches!(pending.stage, Stage::Applying) && pending.outcome.borrow().is_none()
+            let is_open = matches!(pending.stage, Stage::InForce | Stage::Draft(_));
+            is_open && pending.outcome.borrow().is_none()
         };
         let Some(pending) = pending.filter(open) else {
             return false;
@@ -279,7 +304,14 @@ impl SignIns {
     pub(super) fn settle(&mut self, id: &str, result: Result<(), Diagnosis>) {
         if let Some(pending) = self.all.values_mut().find(|pending| pending.id == id) {
             pending.end();
-            pending.outcome.send_replace(Some(result));
+            // One that was cancelled stays so.
+            pending.outcome.send_if_modified(|outcome| {
+                let is_open = outcome.is_none();
+                if is_open {
+                    *outcome = Some(result);
+                }
+                is_open
+            });
             self.turns += 1;
         }
     }
@@ -325,7 +357,7 @@ impl SignIns {
             nonce: browser.nonce,
             apply: match &mut pending.stage {
                 Stage::Draft(apply) => apply.take(),
-                Stage::InForce | Stage::Applying => None,
+                Stage::InForce | Stage::Adopting | Stage::Applying => None,
             },
             code: callback.code(&pending.profile, &browser.answers_as),
         })
@@ -335,7 +367,7 @@ impl SignIns {
 impl Pending {
     fn is_draft(&self) -> bool {
         match self.stage {
-            Stage::InForce => false,
+            Stage::InForce | Stage::Adopting => false,
             Stage::Draft(_) | Stage::Applying => true,
         }
     }

@@ -29,17 +29,20 @@ pub enum Section {
     Allow,
     /// An account that an operator has stopped; the file has no such section.
     Hold,
+    /// The account that is `default_account` where the file names none; at most one.
+    Default,
 }
 
 impl Section {
     /// Every one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Provider,
         Self::Account,
         Self::Client,
         Self::Key,
         Self::Allow,
         Self::Hold,
+        Self::Default,
     ];
 
     /// Its word, in the store, in the log and before the names of keys.
@@ -52,6 +55,7 @@ impl Section {
             Self::Key => "key",
             Self::Allow => "allow",
             Self::Hold => "hold",
+            Self::Default => "default",
         }
     }
 

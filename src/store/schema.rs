@@ -1,9 +1,9 @@
 //! The database's shape and its history: one list of steps, applied once each.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -78,6 +78,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let header =
         version_in_header(path).map_err(|e| Failure::io("looking at the database", e).error())?;
     refuse_newer(path, header)?;
+    make_private(path).map_err(|e| Failure::io("protecting the database", e).error())?;
     let failed = |e| Failure::sqlite("opening the database", e).error();
     let mut connection = Connection::open(path).map_err(failed)?;
     // A close that copied the journal back would change a newer database, and after a failed sync
@@ -92,6 +93,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     refuse_newer(path, version)?;
     prepare(&mut connection, version).map_err(failed)?;
     Ok(connection)
+}
+
+/// Mail and sealed tokens are in it, and the folder may be one that everybody can look into. SQLite
+/// gives what it puts beside it the same permissions.
+fn make_private(path: &Path) -> io::Result<()> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
 }
 
 /// What the file says without its journal, read without SQLite, which would make files beside it.
@@ -160,6 +172,21 @@ mod tests {
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, killed)
             .unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
+    }
+
+    /// Whoever may look into the folder.
+    #[test]
+    fn the_database_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gatepost.sqlite3");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let connection = open(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(&dir.path().join("gatepost.sqlite3-wal")), 0o600);
+        drop(connection);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        drop(open(&path).unwrap());
+        assert_eq!(mode(&path), 0o600, "an older version's");
     }
 
     #[test]

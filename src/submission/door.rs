@@ -12,7 +12,6 @@ use std::{
 use super::{
     Deadlines, Error, Listener, Rules, Tls,
     intake::Room,
-    limits::{Limits, Permit},
     login::Logins,
     policy,
     remedy::Case,
@@ -20,7 +19,11 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    net::{tasks::Tasks, tls::renewing::Renewing},
+    net::{
+        limits::{Limits, Permit},
+        tasks::Tasks,
+        tls::renewing::Renewing,
+    },
     queue::Queue,
     smtp::{replies::Reply, server::Settings},
     telemetry::Metrics,

@@ -36,10 +36,12 @@ use super::{
     begun::Begun,
     connection,
     door::{Context, Door, Live, Peer, Shared},
-    limits::Permit,
     policy, proxy,
 };
-use crate::{net::tasks::Tasks, smtp::replies::Reply};
+use crate::{
+    net::{limits::Permit, tasks::Tasks},
+    smtp::replies::Reply,
+};
 
 /// Connections the kernel keeps while we are busy; it caps the number itself (`somaxconn`).
 const BACKLOG: u32 = 1024;

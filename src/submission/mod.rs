@@ -6,7 +6,7 @@
 //!   Its `contract`: what a 250 promises.
 //! - `door`: what sessions share, and a listener as it is configured now.
 //! - `intake`: the data of one message, bounded in memory, edited once.
-//! - `login`, `backoff`, `policy`, `limits`: who may.
+//! - `login`, `backoff`, `policy`: who may, with `net::limits`.
 //! - `seen`: who has connected lately; `remedy`: why what it tried was refused, and what to do.
 //!
 //! Meets `delivery` nowhere but in the queue. A session takes its settings when it begins and the
@@ -17,7 +17,6 @@ mod begun;
 mod connection;
 mod door;
 mod intake;
-mod limits;
 mod listen;
 mod login;
 mod policy;

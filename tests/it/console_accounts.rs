@@ -6,6 +6,7 @@ use crate::{
     support::{
         browser::{Answer, Browser, form},
         eventually,
+        mail::message,
         relay::Site,
         sink::Sink,
     },
@@ -314,6 +315,28 @@ fn a_wrong_field_is_told_beside_it() {
     assert_eq!(browser.get("/accounts/alerts/edit").status, 409);
 }
 
+/// A second account takes no mail away from the first; which of them is the default is chosen.
+#[test]
+fn the_only_account_stays_the_default_beside_another() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let browser = Browser::logged_in(&site);
+    assert_eq!(create(&browser, &SMARTHOST).status, 303);
+    site.submit(&message("after-a-second-account", b"Hello.\r\n"));
+    let is_default = |name: &str| {
+        let page = browser.get(&format!("/accounts/{name}")).body;
+        !page.contains("Make it the default")
+    };
+    assert!(is_default("alerts") && !is_default("smarthost"));
+    let chosen = browser.submit("/accounts", "/accounts/smarthost/default", &[]);
+    assert_eq!(chosen.field("location"), Some("/accounts/smarthost"));
+    assert!(!is_default("alerts") && is_default("smarthost"));
+    let yes = [("confirmed", "yes")];
+    browser.submit("/accounts", "/accounts/smarthost/remove", &yes);
+    assert!(is_default("alerts"), "the only one again");
+}
+
 /// What was made can be changed, held and removed; its password stays where it was entered for.
 #[test]
 fn an_account_is_made_changed_and_removed() {
@@ -333,6 +356,9 @@ fn an_account_is_made_changed_and_removed() {
     assert_eq!(saved.field("location"), Some(page), "{}", saved.body);
     says(page, &["Saved, and in force."]);
     says(edit, &["One is set", "value=\"joe\""]);
+    let seen = browser.get(edit).body;
+    let seen = seen.split("name=\"seen\" value=\"").nth(1).unwrap();
+    let seen = seen.split('"').next().unwrap().to_owned();
     let change = |host, user| {
         let auth = ("smtp.auth", "password");
         let fields = [("smtp.host", host), auth, ("smtp.username", user)];
@@ -341,6 +367,12 @@ fn an_account_is_made_changed_and_removed() {
     let changed = change("mail.example", "jane");
     assert_eq!(changed.field("location"), Some(page), "{}", changed.body);
     says(edit, &["One is set", "value=\"jane\""]);
+    // A form that was opened before that writes nothing over.
+    let late = [("smtp.username", "jim"), ("seen", seen.as_str())];
+    let late = browser.submit(edit, edit, &late);
+    assert_eq!(late.status, 409);
+    assert!(late.body.contains("by somebody else"), "{}", late.body);
+    says(edit, &["value=\"jane\""]);
     // The password would go to another server than the one it was entered for.
     let refused = change("evil.example", "jane");
     assert_eq!(refused.status, 422);

@@ -136,22 +136,10 @@ fn a_login_is_made_shown_once_rotated_locked_and_removed() {
     );
     assert_eq!(made.status, 201, "{}", made.body);
     let first = once(&made);
-    assert!(
-        made.body.contains("data-copy=\"password\""),
-        "{}",
-        made.body
-    );
-    let port = site.smtp.port().to_string();
-    assert!(
-        made.body.contains("<code>127.0.0.1</code>"),
-        "{}",
-        made.body
-    );
-    assert!(
-        made.body.contains(&format!("<code>{port}</code>")),
-        "{}",
-        made.body
-    );
+    let port = format!("<code>{}</code>", site.smtp.port());
+    for wanted in ["data-copy=\"password\"", "<code>127.0.0.1</code>", &port] {
+        assert!(made.body.contains(wanted), "{wanted}: {}", made.body);
+    }
     assert_eq!(log_in(&site, "scanner", &first), 235);
     let taken = post("", &[("name", "scanner")]);
     assert_eq!(taken.status, 409);

@@ -299,6 +299,22 @@ fn a_provider_that_nobody_signs_in_at_is_proved_by_a_token() {
         assert_eq!(get(site, "/providers").as_array().unwrap().len(), there);
     }
     desk.mail("by-an-application");
+
+    // The secret was not entered for any server that somebody may think of.
+    let mut other = changed(&desk.account, "provider", "contoso");
+    other["grant"] = "client_credentials".into();
+    assert_eq!(api(site, "PUT", "/accounts/other", &other).0, 200);
+    other["smtp"]["port"] = 9.into();
+    for name in ["other", "spy"] {
+        let (status, told) = api(site, "PUT", &format!("/accounts/{name}"), &other);
+        let wanted = (422, vec!["smtp.host"]);
+        assert_eq!((status, wrong_fields(&told)), wanted, "{told}");
+    }
+    let mut form = without(&desk.provider, "client_secret");
+    form["account"] = changed(&other, "name", "spy");
+    let (status, told) = api(site, "PUT", "/providers/contoso", &form);
+    let wanted = (422, vec!["account.smtp.host"]);
+    assert_eq!((status, wrong_fields(&told)), wanted, "{told}");
 }
 
 #[test]
@@ -559,7 +575,17 @@ fn a_provider_that_moves_takes_no_tokens_along() {
     site.wait_account("other", "ready");
     // The same server under another name, so that the sign-in there succeeds.
     let moved = format!("http://localhost:{}/token", desk.practice.http.port());
-    desk.saved(&changed(&desk.provider, "token_url", moved));
+    let moved = changed(&desk.provider, "token_url", moved);
+    // What is not taken signs nobody out.
+    let own = changed(&desk.account, "provider", "contoso");
+    let renamed = changed(&own, "mailbox", "renamed@example.test");
+    let (_, url) = desk.save(&moved);
+    assert_eq!(api(site, "PUT", "/accounts/alerts", &renamed).0, 200);
+    assert_eq!(desk.consent(&url, MAILBOX, "allow"), 400);
+    assert_eq!(site.account("other")["state"], "ready");
+    assert_eq!(api(site, "PUT", "/accounts/alerts", &own).0, 200);
+
+    desk.saved(&moved);
     assert_eq!(site.account("alerts")["state"], "ready");
     assert_eq!(site.account("other")["state"], "sign_in_needed");
 }

@@ -8,7 +8,7 @@ use axum::{
 use url::form_urlencoded;
 
 use super::Failed;
-use crate::admin::api::Problem;
+use crate::admin::{api::Problem, connection::BODY_DEADLINE};
 
 /// What a form has sent. Not `Debug` with its values: a field may be a secret.
 pub(in crate::admin) struct Posted(Vec<(String, String)>);
@@ -122,12 +122,31 @@ impl<S: Send + Sync> FromRequest<S> for Posted {
     type Rejection = Failed;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
-        let octets = Bytes::from_request(request, state).await;
-        let octets = octets.map_err(|_| {
+        let read = Bytes::from_request(request, state);
+        let octets = tokio::time::timeout(BODY_DEADLINE, read).await;
+        let octets = octets.ok().and_then(Result::ok).ok_or_else(|| {
             let text = "The form did not arrive whole.";
             let problem = Problem::new(StatusCode::BAD_REQUEST, text);
             Failed(problem.remedy("send it again"))
         })?;
         Ok(Self::parse(&octets))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, response::IntoResponse};
+    use tokio_util::io::ReaderStream;
+
+    use super::*;
+
+    /// Its connection is somebody else's then.
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_never_ends_is_given_up() {
+        let (_writer, reader) = tokio::io::duplex(64);
+        let body = Body::from_stream(ReaderStream::new(reader));
+        let refused = Posted::from_request(Request::new(body), &()).await;
+        let answer = refused.unwrap_err().into_response();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     }
 }

@@ -70,7 +70,7 @@ pub(in crate::admin) async fn watch(shared: Arc<Shared>) {
             .history
             .note(start.elapsed().as_secs() / 60, shared.totals());
         if shared.pulse.seen.receiver_count() > 0 {
-            let now = shared.fingerprint().await;
+            let now = shared.fingerprint();
             shared.pulse.seen.send_if_modified(|seen| {
                 let is_new = *seen != now;
                 *seen = now;
@@ -126,19 +126,28 @@ impl Shared {
         }
     }
 
-    /// Changes whenever something changes that a page shows: counters move with each message, token
-    /// and client; what an account says moves with its lane; what was made here is in the view.
-    async fn fingerprint(&self) -> u64 {
+    /// Changes whenever something changes that a page shows: counters move with each message, token,
+    /// client and commit of the store; what an account says moves with its lane; what was made here is
+    /// in the view.
+    fn fingerprint(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
 
         let mut hasher = DefaultHasher::new();
         self.parts.metrics.encode().hash(&mut hasher);
-        if let Ok(accounts) = self.accounts().await {
-            format!("{accounts:?}").hash(&mut hasher);
-        }
+        let accounts = self.accounts_with(&[]);
+        format!("{accounts:?}").hash(&mut hasher);
         let view = self.view();
-        format!("{:?}", (&view.warnings, &view.written, &view.listeners)).hash(&mut hasher);
-        self.not_ready().await.hash(&mut hasher);
+        format!(
+            "{:?}",
+            (
+                &view.warnings,
+                &view.written,
+                &view.default_account,
+                &view.listeners
+            )
+        )
+        .hash(&mut hasher);
+        self.not_ready().hash(&mut hasher);
         self.parts.oauth.sign_in_marks().hash(&mut hasher);
         self.trials.marks().hash(&mut hasher);
         self.runs.hash(&mut hasher);

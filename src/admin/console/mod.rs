@@ -150,6 +150,7 @@ fn account_pages() -> Router<Arc<Shared>> {
         )
         .route("/accounts/{name}/sign-in", post(account::sign_in))
         .route("/accounts/{name}/sign-out", post(account::sign_out))
+        .route("/accounts/{name}/default", post(account::make_default))
         .route("/accounts/{name}/hold", post(account::hold))
         .route("/accounts/{name}/release", post(account::release))
         .route("/accounts/{name}/remove", post(account::remove))

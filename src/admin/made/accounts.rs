@@ -1,21 +1,22 @@
 //! Accounts: mailboxes and smarthosts, as they are written, and stopping them by hand.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::{FieldProblem, Form, How, Input, Who, Wish, Written, placed, put};
 use crate::{
     admin::{
         Shared,
-        api::Problem,
+        api::{Problem, SettingSource},
         handlers::{Answer, AppState, to_its_end},
         problem::{Input as Body, Named},
     },
     mail::AccountName,
-    registry::{Change, Section, Settings},
+    registry::{Change, Entries, Section, Settings},
 };
 
 /// The keys that hold a secret.
@@ -23,6 +24,7 @@ pub(super) const SECRETS: [&str; 1] = ["smtp.password"];
 
 /// An account as it was written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the API")]
 pub struct AccountSettings {
     /// Its name.
     pub name: AccountName,
@@ -34,6 +36,8 @@ pub struct AccountSettings {
     pub read_only: bool,
     /// An operator has stopped it.
     pub stopped: bool,
+    /// Mail that neither a client nor a route leads elsewhere goes by it.
+    pub default: bool,
     /// Why it is left out; empty: it is in force.
     pub problems: Vec<FieldProblem>,
     /// When it was last changed here.
@@ -75,6 +79,8 @@ impl Shared {
             smtp_password_set: written.secrets.contains("smtp.password"),
             read_only: written.read_only,
             stopped: entries.get(Section::Hold, &name).is_some(),
+            default: (self.view().default_account.as_ref())
+                .is_some_and(|default| default.as_str() == name),
             problems: written.problems,
             changed_at: self.changed_at(Section::Account, &name),
             name: AccountName::new(&name),
@@ -104,13 +110,16 @@ impl Shared {
         if goes_elsewhere && !is_given && secrets.contains_key("smtp.password") {
             let what =
                 "is needed again: it would go to another server than the one it was entered for";
-            let remedy = "enter it, or leave host, tls and ca_file as they are";
+            let remedy = "enter it, or leave host, port, tls and ca_file as they are";
             let problem = FieldProblem::new("smtp.password", what, remedy);
             return Err(Problem::fields(vec![problem]));
         }
+        self.stays_with_its_provider(name, &input.settings)?;
         let account = AccountName::new(name);
         let is_signed_in = self.parts.oauth.status(&account).is_some();
-        let wish = Wish::of(put(section, name, input.settings, secrets), based_on);
+        let mut changes = vec![put(section, name, input.settings, secrets)];
+        changes.extend(self.default_stays(&based_on, name));
+        let wish = Wish::all(changes, based_on);
         let form = Form {
             section,
             name,
@@ -124,6 +133,45 @@ impl Shared {
         self.apply(wish, &[form]).await?;
         who.changed("save", section, name);
         self.account_setting(name)
+    }
+
+    /// A token that nobody has to sign in for goes where tokens of the same profile go already: the
+    /// profile's secret was not entered for any other server.
+    ///
+    /// # Errors
+    /// It would go elsewhere.
+    pub(super) fn stays_with_its_provider(
+        &self,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<(), Problem> {
+        let text = |key: &str| settings.get(key).and_then(Value::as_str);
+        let is_unattended = text("grant").is_some_and(|grant| UNATTENDED.contains(&grant));
+        let Some(provider) = text("provider").filter(|_| is_unattended) else {
+            return Ok(());
+        };
+        // Where nothing is named it goes to the provider's own server.
+        let Some((section, key)) = PLACES
+            .into_iter()
+            .find(|place| at(settings, *place).is_some())
+        else {
+            return Ok(());
+        };
+        let all = self.all_written(Section::Account);
+        let mut others = all.iter().filter(|other| {
+            let named = other.settings.get("provider").and_then(Value::as_str);
+            named == Some(provider)
+        });
+        if others.any(|other| !goes_elsewhere(&other.settings, settings)) {
+            return Ok(());
+        }
+        let what = format!("no account of provider {provider} has this server");
+        let remedy = format!(
+            "leave it empty, use the server of another of its accounts, or write [account.{name}] into \
+             the configuration file"
+        );
+        let problem = FieldProblem::new(format!("{section}.{key}"), &what, &remedy);
+        Err(Problem::fields(vec![problem]))
     }
 
     /// Removes an account that was made here: its tokens are revoked where the provider does that, and
@@ -158,8 +206,12 @@ impl Shared {
                 section: Section::Hold,
                 name: owned(),
             },
+            Change::Remove {
+                section: Section::Default,
+                name: owned(),
+            },
         ];
-        let wish = Wish { changes, based_on };
+        let wish = Wish::all(changes, based_on);
         // Judged first: an account that stays keeps its tokens.
         let judged = self.change(wish.clone(), How::Preview).await;
         judged.map_err(|refused| placed(refused, &[]))?;
@@ -168,6 +220,58 @@ impl Shared {
         }
         self.apply(wish, &[]).await?;
         who.changed("remove", section, name);
+        Ok(())
+    }
+
+    /// What keeps an account the default that was it for being the only one: with another one beside it
+    /// mail that names none would be refused from one moment to the next.
+    pub(super) fn default_stays(&self, based_on: &Entries, added: &str) -> Option<Change> {
+        let is_new = self.written(Section::Account, added).is_none();
+        let is_chosen = based_on.of(Section::Default).next().is_some();
+        let only = self.view().default_account.clone();
+        let only = only.filter(|_| is_new && !is_chosen && self.named_default().is_none());
+        only.map(|only| mark(Section::Default, only.as_str()))
+    }
+
+    /// The account that the file or the environment makes the default.
+    pub(in crate::admin) fn named_default(&self) -> Option<String> {
+        let view = self.view();
+        let mut settings = view.settings.iter();
+        let found = settings.find(|it| it.key == "default_account")?;
+        let is_named = matches!(
+            found.source,
+            SettingSource::File | SettingSource::Environment
+        );
+        is_named.then(|| found.value.clone())
+    }
+
+    /// Makes an account the one that mail goes by which neither a client nor a route leads elsewhere.
+    ///
+    /// # Errors
+    /// There is no such account; the file names one.
+    pub(in crate::admin) async fn make_default(
+        &self,
+        name: &AccountName,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        let based_on = self.entries();
+        self.known(name)?;
+        if let Some(named) = self.named_default() {
+            let what = format!("default_account = {named} stands in the configuration");
+            return Err(Problem::new(StatusCode::CONFLICT, what)
+                .remedy("change it there, then: gatepost reload"));
+        }
+        let others = based_on.of(Section::Default).map(|(other, _)| other);
+        let others = others.filter(|other| *other != name.as_str());
+        let mut changes: Vec<Change> = others
+            .map(|other| Change::Remove {
+                section: Section::Default,
+                name: other.to_owned(),
+            })
+            .collect();
+        changes.push(mark(Section::Default, name.as_str()));
+        self.apply(Wish::all(changes, based_on), &[]).await?;
+        who.changed("make default", Section::Account, name.as_str());
         Ok(())
     }
 
@@ -182,12 +286,7 @@ impl Shared {
     ) -> Result<(), Problem> {
         let based_on = self.entries();
         self.known(name)?;
-        let change = put(
-            Section::Hold,
-            name.as_str(),
-            Settings::new(),
-            std::collections::BTreeMap::new(),
-        );
+        let change = mark(Section::Hold, name.as_str());
         self.apply(Wish::of(change, based_on), &[]).await?;
         who.changed("hold", Section::Account, name.as_str());
         Ok(())
@@ -217,21 +316,39 @@ impl Shared {
     }
 }
 
+/// An entry that says all it has to say by being there.
+fn mark(section: Section, name: &str) -> Change {
+    put(section, name, Settings::new(), BTreeMap::new())
+}
+
+/// Grants that get a token without a person.
+const UNATTENDED: [&str; 4] = [
+    "client_credentials",
+    "service_account",
+    "workload_identity",
+    "managed_identity",
+];
+
+/// The keys that say which server an account has, and on which way.
+const PLACES: [(&str, &str); 6] = [
+    ("smtp", "host"),
+    ("smtp", "port"),
+    ("smtp", "tls"),
+    ("smtp", "ca_file"),
+    ("graph", "url"),
+    ("gmail", "url"),
+];
+
+fn at(settings: &Settings, (section, key): (&str, &str)) -> Option<String> {
+    let value = settings.get(section)?.get(key)?;
+    let text = value.as_str().map(str::to_ascii_lowercase);
+    Some(text.unwrap_or_else(|| value.to_string()))
+}
+
 /// Whether what opens the account's server would be shown to another one, or on another way.
 fn goes_elsewhere(before: &Settings, after: &Settings) -> bool {
-    let places = [
-        ("smtp", "host"),
-        ("smtp", "tls"),
-        ("smtp", "ca_file"),
-        ("graph", "url"),
-        ("gmail", "url"),
-    ];
-    let at = |settings: &Settings, section: &str, key: &str| {
-        let value = settings.get(section)?.get(key)?;
-        value.as_str().map(str::to_ascii_lowercase)
-    };
-    let mut places = places.into_iter();
-    places.any(|(section, key)| at(before, section, key) != at(after, section, key))
+    let mut places = PLACES.into_iter();
+    places.any(|place| at(before, place) != at(after, place))
 }
 
 pub(in crate::admin) async fn list(State(shared): AppState) -> Json<Vec<AccountSettings>> {
@@ -277,6 +394,15 @@ pub(in crate::admin) async fn hold(
     Ok(StatusCode::NO_CONTENT)
 }
 
+pub(in crate::admin) async fn make_default(
+    State(shared): AppState,
+    Named(name): Named<AccountName>,
+    who: Who,
+) -> Result<StatusCode, Problem> {
+    shared.make_default(&name, &who).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(in crate::admin) async fn release(
     State(shared): AppState,
     Named(name): Named<AccountName>,
@@ -295,14 +421,15 @@ mod tests {
     #[test]
     fn another_server_is_elsewhere_and_another_pace_is_not() {
         let before = json!({"smtp": {"host": "Mail.example", "port": 587}, "limits": {}});
-        let case = |after: serde_json::Value| {
-            let settings = |value: &serde_json::Value| value.as_object().unwrap().clone();
+        let case = |after: Value| {
+            let settings = |value: &Value| value.as_object().unwrap().clone();
             goes_elsewhere(&settings(&before), &settings(&after))
         };
         assert!(!case(
-            json!({"smtp": {"host": "mail.example", "port": 25}, "fallback": "x"})
+            json!({"smtp": {"host": "mail.example", "port": 587}, "fallback": "x"})
         ));
         assert!(case(json!({"smtp": {"host": "evil.example", "port": 587}})));
+        assert!(case(json!({"smtp": {"host": "mail.example", "port": 588}})));
         assert!(case(
             json!({"smtp": {"host": "mail.example", "tls": "none"}})
         ));

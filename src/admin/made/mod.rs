@@ -204,7 +204,7 @@ fn called(section: Section) -> &'static str {
         Section::Client => "login",
         Section::Key => "API key",
         Section::Allow => "allowed network",
-        Section::Provider | Section::Account | Section::Hold => section.name(),
+        Section::Provider | Section::Account | Section::Hold | Section::Default => section.name(),
     }
 }
 
@@ -298,6 +298,24 @@ impl Shared {
         entries.get(section, name).map(|entry| entry.changed_at)
     }
 
+    /// Whether a form was made up from what is still there. `seen`: when the entry was last changed, as
+    /// the form had it; empty: the form does not tell.
+    ///
+    /// # Errors
+    /// Somebody else was faster.
+    pub(in crate::admin) fn is_as_seen(
+        &self,
+        section: Section,
+        name: &str,
+        seen: &str,
+    ) -> Result<(), Problem> {
+        let now = self.changed_at(section, name).map(|at| at.to_string());
+        match seen.is_empty() || now.as_deref() == Some(seen) {
+            true => Ok(()),
+            false => Err(Refused::stale(section, name).into()),
+        }
+    }
+
     /// Whether it may be changed here.
     fn may_change(&self, section: Section, name: &str) -> Result<Option<Written>, Problem> {
         let written = self.written(section, name);
@@ -335,7 +353,8 @@ impl Shared {
                 | Section::Client
                 | Section::Key
                 | Section::Allow
-                | Section::Hold => "client_secret",
+                | Section::Hold
+                | Section::Default => "client_secret",
             };
             return Err(Problem::fields(vec![FieldProblem::new(key, what, remedy)]));
         }

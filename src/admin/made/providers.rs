@@ -237,12 +237,16 @@ impl Shared {
             sign_in_as,
             device,
         } = sent;
-        let is_given = input.secrets.keys().cloned().collect();
+        let is_given: BTreeSet<String> = input.secrets.keys().cloned().collect();
         let secrets = Self::secrets(&based_on, (section, name), input.secrets)?;
         let mut changes = vec![put(section, name, input.settings, secrets)];
         let new_account = account.as_ref().map(|it| AccountName::new(&it.name));
         if let Some(account) = account {
-            changes.push(self.first_account(&based_on, name, account)?);
+            // A secret that is entered with the account is meant for its server.
+            let is_kept = based_on.get(section, name).is_some();
+            let is_kept = is_kept && !is_given.contains("client_secret");
+            changes.extend(self.default_stays(&based_on, &account.name));
+            changes.push(self.first_account(&based_on, (name, is_kept), account)?);
         }
         let form = Form {
             section,
@@ -255,7 +259,7 @@ impl Shared {
             before: "account.",
         });
         let forms: Vec<Form<'_>> = [Some(form), account_form].into_iter().flatten().collect();
-        let wish = Wish { changes, based_on };
+        let wish = Wish::all(changes, based_on);
         let preview = self.change(wish.clone(), How::Preview).await;
         let preview = preview.map_err(|refused| placed(refused, &forms))?;
         no_secret_goes_elsewhere(&preview, name, &is_given)?;
@@ -267,8 +271,8 @@ impl Shared {
         }
         let user = new_account.or(sign_in_as);
         let draft = draft(&preview, name, user)?;
-        let strangers = strangers(&preview, name, &draft.account);
-        let apply = self.apply_later(wish, (draft.clone(), strangers), (name, who));
+        let signed_in = Some(Box::new(draft.clone()));
+        let apply = self.apply_later(Wish { signed_in, ..wish }, (name, who));
         let begun = self.parts.oauth.begin_draft_sign_in(draft, device, apply);
         let sign_in = begun.await?;
         who.changed("begin sign-in for", section, name);
@@ -278,7 +282,7 @@ impl Shared {
     fn first_account(
         &self,
         based_on: &Entries,
-        provider: &str,
+        (provider, is_kept): (&str, bool),
         account: NewAccount,
     ) -> Result<Change, Problem> {
         let name = account.name.as_str();
@@ -293,36 +297,37 @@ impl Shared {
         }
         let mut settings = account.settings;
         settings.insert("provider".to_owned(), Value::from(provider));
+        if is_kept {
+            self.stays_with_its_provider(name, &settings)
+                .map_err(|mut problem| {
+                    for field in &mut problem.fields {
+                        field.key = format!("account.{}", field.key);
+                    }
+                    problem
+                })?;
+        }
         let input = Input::of(settings, &super::accounts::SECRETS)
             .map_err(|problem| Problem::fields(vec![problem]))?;
         let secrets = Self::secrets(based_on, (Section::Account, name), input.secrets)?;
         Ok(put(Section::Account, name, input.settings, secrets))
     }
 
-    /// What puts the profile in force once somebody has signed in with it.
-    /// The tokens of `strangers` are revoked before that.
-    fn apply_later(
-        &self,
-        wish: Wish,
-        (draft, strangers): (Draft, Vec<AccountName>),
-        (name, who): (&str, &Who),
-    ) -> Apply {
+    /// What puts the profile in force once somebody has signed in with it. The tokens of strangers are
+    /// revoked before that.
+    fn apply_later(&self, wish: Wish, (name, who): (&str, &Who)) -> Apply {
         let (to, oauth) = (self.parts.changes.clone(), self.parts.oauth.clone());
         let (name, who) = (name.to_owned(), who.clone());
         Apply::new(move || -> Applied {
             Box::pin(async move {
                 // Judged first: what is not taken takes nobody's tokens.
-                if !strangers.is_empty() {
-                    let judged = request(&to, wish.clone(), How::Preview).await;
-                    judged.map_err(not_taken)?;
-                }
-                for account in &strangers {
+                let judged = request(&to, wish.clone(), How::Preview).await;
+                let judged = judged.map_err(not_taken)?;
+                for account in &strangers(&judged, &name, wish.signed_in.as_deref()) {
                     let forgotten = oauth.sign_out(account).await;
                     forgotten
                         .map_err(|error| not_taken(Refused::plain(chain(&error), "try again")))?;
                 }
-                let how = How::ApplySignedIn(Box::new(draft));
-                match request(&to, wish, how).await {
+                match request(&to, wish, How::Apply).await {
                     Ok(_) => {
                         who.changed("save", Section::Provider, &name);
                         Ok(())
@@ -380,14 +385,15 @@ fn no_secret_goes_elsewhere(
 
 /// The other accounts of a profile whose tokens would go to another server than the one that gave
 /// them: what people have consented to there is not to be learnt here.
-fn strangers(preview: &Changed, name: &str, signs_in: &AccountName) -> Vec<AccountName> {
+fn strangers(preview: &Changed, name: &str, signed_in: Option<&Draft>) -> Vec<AccountName> {
+    let signs_in = signed_in.map(|draft| &draft.account);
     let before = preview.before.providers.get(name);
     let after = preview.after.providers.get(name);
     let goes_elsewhere = before
         .zip(after)
         .is_some_and(|(before, after)| !before.sends_secrets_like(after));
     let users = preview.before.accounts.iter();
-    let users = users.filter(|(user, account)| account.provider == name && *user != signs_in);
+    let users = users.filter(|(user, account)| account.provider == name && Some(*user) != signs_in);
     let users = users.filter(|_| goes_elsewhere);
     users.map(|(user, _)| user.clone()).collect()
 }

@@ -31,25 +31,31 @@ pub struct Wish {
     /// What was there when the wish was made up. What has changed since is not written over: two
     /// changes at once would each undo the other's.
     pub based_on: Arc<Entries>,
+    /// What somebody has just signed in with: nothing is done unless it still means that.
+    pub signed_in: Option<Box<Draft>>,
 }
 
 /// How far to go with a change.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// Only judge it.
     Preview,
     /// Make it.
     Apply,
-    /// Make it, if it still means what somebody has just signed in with.
-    ApplySignedIn(Box<Draft>),
 }
 
 impl Wish {
     /// One change.
     pub(super) fn of(change: Change, based_on: Arc<Entries>) -> Self {
+        Self::all(vec![change], based_on)
+    }
+
+    /// All of these changes, or none.
+    pub(super) fn all(changes: Vec<Change>, based_on: Arc<Entries>) -> Self {
         Self {
-            changes: vec![change],
+            changes,
             based_on,
+            signed_in: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use url::Url;
 
 use super::Checker;
 use crate::{
-    config::{field::Field, file, secret_source::SecretSource},
+    config::{field::Field, file, leaf::CommandLine, secret_source::SecretSource},
     mail::AccountName,
     net::http,
     notify::{Config, Mail, Webhook},
@@ -47,8 +47,8 @@ impl Checker<'_> {
         Some(Webhook::new(secret))
     }
 
-    fn notify_command(&mut self, field: &Field<Vec<String>>) -> Vec<String> {
-        let words = field.copied().unwrap_or_default();
+    fn notify_command(&mut self, field: &Field<CommandLine>) -> Vec<String> {
+        let words = field.copied().map(|line| line.0).unwrap_or_default();
         if words.first().is_some_and(String::is_empty) {
             let remedy = "name the program first: [\"/usr/local/bin/tell\", \"--urgent\"]";
             field.refuse(&mut self.report, "names no program", remedy);

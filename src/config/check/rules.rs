@@ -89,11 +89,15 @@ impl Checker<'_> {
         names.sort_unstable();
         names.dedup();
         let only = names.first().filter(|_| names.len() == 1).copied();
-        let default_account = file.default_account.get().map(String::as_str).or(only);
+        let mut chosen = self.made.used_of(Section::Default).map(|(name, _)| name);
+        let chosen = chosen.find(|name| names.contains(name));
+        let named = file.default_account.get().map(String::as_str);
+        let default_account = named.or(chosen).or(only);
         if default_account.is_none() && names.len() > 1 && file.route.0.is_none() {
             self.report.warning(
-                "there are several accounts, no [[route]] and no default_account: only mail of clients with an \
-                 account of their own is taken",
+                "there are several accounts, no [[route]] and no default account: only mail of clients with an \
+                 account of their own is taken; set default_account, or make one the default on its \
+                 page in the console",
             );
         }
         Router {

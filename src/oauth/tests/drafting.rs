@@ -291,6 +291,7 @@ async fn drafts_outlive_a_reload_and_are_bounded() {
     let account = reloaded.accounts.get_mut(&alerts()).unwrap();
     account.sign_in_user = Some("other@contoso.com".to_owned());
     work.house.oauth.reconfigure(reloaded).await.unwrap();
+    let mut last = String::new();
     for number in 0..100 {
         let mut draft = Draft::of(&work.wanted, &second()).unwrap();
         draft.account = AccountName::new(&format!("account-{number}"));
@@ -301,7 +302,17 @@ async fn drafts_outlive_a_reload_and_are_bounded() {
             .begin_draft_sign_in(draft, false, apply)
             .await;
         assert_eq!(begun.is_ok(), number < 31, "{number}");
+        last = begun.map_or(last, |begun| begun.id().to_owned());
     }
+    // One that has ended makes room.
+    assert!(work.house.oauth.cancel_sign_in(&last));
+    let mut draft = Draft::of(&work.wanted, &second()).unwrap();
+    draft.account = AccountName::new("one-more");
+    let begun = work
+        .house
+        .oauth
+        .begin_draft_sign_in(draft, false, work.apply(false));
+    assert!(begun.await.is_ok());
     let query = format!("code=good&state={state}");
     assert_eq!(work.house.oauth.callback(&query).await, Ok(second()));
     work.house.pass(11 * MINUTE).await;

@@ -425,3 +425,24 @@ async fn a_sign_in_is_found_again() {
         Some(Standing::Ended(Err(_)))
     ));
 }
+
+/// Also one that is cancelled while the provider is being asked for its tokens.
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_that_was_cancelled_brings_nothing() {
+    let house = House::new(Grant::AuthorizationCode).await;
+    let oauth = &house.oauth;
+    let begun = oauth.begin_sign_in(&alerts(), false).await.unwrap();
+    let SignIn::Browser { url, id, .. } = begun else {
+        panic!("a browser is wanted, not {begun:?}");
+    };
+    let url = Url::parse(&url).unwrap();
+    let state = url.query_pairs().find(|(name, _)| name == "state").unwrap();
+    let query = format!("code=good&state={}", state.1);
+    let cancel = async { assert!(oauth.cancel_sign_in(&id)) };
+    let (called, ()) = tokio::join!(oauth.callback(&query), cancel);
+    called.unwrap_err();
+    let told = oauth.sign_in_result(&id).await.unwrap_err();
+    assert!(told.reason.contains("cancelled"), "{told}");
+    assert_eq!(house.state(), State::SignInNeeded);
+    assert!(house.memory.tokens().is_empty());
+}

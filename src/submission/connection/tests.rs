@@ -5,11 +5,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::net::limits::Limits;
 use crate::submission::{
     Auth, AuthWithoutTls, Listener,
     door::{Live, Peer, Shared},
     intake::Room,
-    limits::Limits,
     login::Logins,
     seen::Seen,
     testing::{Bench, Peer as Client, certificate, listener, rules},

@@ -20,6 +20,7 @@ use crate::{
         Shared,
         api::Problem,
         callback,
+        connection::{BODY_DEADLINE, PeerAddress},
         console::{Failed, LIVE, onward, redirect},
         handlers::to_its_end,
         made::Who,
@@ -56,7 +57,14 @@ pub(in crate::admin) async fn pages(
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
-    let Ok(octets) = body::to_bytes(body, BODY_LEN_MAX).await else {
+    let read = tokio::time::timeout(BODY_DEADLINE, body::to_bytes(body, BODY_LEN_MAX));
+    let Ok(read) = read.await else {
+        return refuse(
+            StatusCode::REQUEST_TIMEOUT,
+            "The form did not arrive in time. Send it again.",
+        );
+    };
+    let Ok(octets) = read else {
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, "The form is too large.");
     };
     let token = header_token(&parts.headers).or_else(|| form_token(&octets));
@@ -96,6 +104,11 @@ pub(in crate::admin) async fn api(
         visitor.map(|visitor| visitor.who().to_owned())
     };
     let Some(who) = who else {
+        if headers.contains_key(header::AUTHORIZATION) {
+            let peer = request.extensions().get::<PeerAddress>();
+            let from = peer.and_then(|peer| peer.0).map(|peer| peer.to_string());
+            tracing::warn!(event = "api_key_refused", from);
+        }
         return unauthorized();
     };
     audited(&shared.parts.tasks, Who(who.into()), request, next).await

@@ -42,6 +42,10 @@ struct AccountPage {
     /// None: it is left out.
     account: Option<Shown>,
     ways: Ways,
+    /// Which account is the default.
+    default_account: Option<AccountName>,
+    /// The one that the file names, as it stands there.
+    named_default: Option<String>,
     trials: Vec<TrialRow>,
     /// Where the address of the last test went.
     test_to: String,
@@ -106,6 +110,8 @@ pub(in crate::admin::console) async fn show(
     let page = AccountPage {
         frame: Frame::new(&shared, &visitor, HERE),
         ways: shared.ways(&name),
+        default_account: shared.view().default_account.clone(),
+        named_default: shared.named_default(),
         trials: trials
             .iter()
             .map(|trial| TrialRow::new(trial, &path, now))
@@ -264,6 +270,19 @@ pub(in crate::admin::console) async fn sign_out(
             };
             done(&shared, &visitor, &page, text)
         }
+        Err(problem) => failed(&shared, &visitor, &page, &problem),
+    }
+}
+
+pub(in crate::admin::console) async fn make_default(
+    State(shared): AppState,
+    Named(name): Named<AccountName>,
+    visitor: Visitor,
+    who: Who,
+) -> Response {
+    let page = path(name.as_str());
+    match shared.make_default(&name, &who).await {
+        Ok(()) => done(&shared, &visitor, &page, "It is the default account now."),
         Err(problem) => failed(&shared, &visitor, &page, &problem),
     }
 }

@@ -26,11 +26,11 @@ use crate::{
             render,
         },
         handlers::{AppState, to_its_end},
-        made::{FieldProblem, Given, Input, Who},
+        made::{FieldProblem, Given, Input, Who, accounts::AccountSettings},
         problem::{Named, Queried},
     },
     mail::AccountName,
-    registry::Settings,
+    registry::{Section, Settings},
     secret::Secret,
 };
 
@@ -49,6 +49,7 @@ struct FormPage {
     groups: Vec<Group>,
     /// Whether there is a password that can be forgotten.
     has_password: bool,
+    seen: String,
 }
 
 struct Group {
@@ -78,18 +79,22 @@ struct Filled {
     name: Option<AccountName>,
     values: BTreeMap<&'static str, String>,
     has_password: bool,
+    /// When the account was last changed.
+    seen: String,
     wrong: Vec<FieldProblem>,
     problems: Vec<String>,
 }
 
 impl Filled {
     /// From the keys as they were written.
-    fn written(name: &AccountName, settings: &Settings, has_password: bool) -> Self {
-        let values = account_keys::all().map(|key| (key.name, key.shown(settings)));
+    fn written(written: &AccountSettings) -> Self {
+        let values = account_keys::all().map(|key| (key.name, key.shown(&written.settings)));
+        let changed_at = written.changed_at;
         Self {
-            name: Some(name.clone()),
+            name: Some(written.name.clone()),
             values: values.collect(),
-            has_password,
+            has_password: written.smtp_password_set,
+            seen: changed_at.map(|at| at.to_string()).unwrap_or_default(),
             ..Self::default()
         }
     }
@@ -101,6 +106,7 @@ impl Filled {
         Self {
             name,
             values: values.collect(),
+            seen: posted.text("seen").to_owned(),
             ..Self::default()
         }
     }
@@ -191,6 +197,7 @@ impl Filled {
             problems: self.problems.clone(),
             groups: groups.collect(),
             has_password: self.has_password,
+            seen: self.seen.clone(),
         };
         render(status, &page)
     }
@@ -227,7 +234,7 @@ pub(in crate::admin::console) async fn edit(
             Problem::new(StatusCode::CONFLICT, what).remedy("change it there, then reload"),
         ));
     }
-    let filled = Filled::written(&name, &written.settings, written.smtp_password_set);
+    let filled = Filled::written(&written);
     Ok(filled.render(&shared, &visitor, StatusCode::OK))
 }
 
@@ -279,6 +286,11 @@ pub(in crate::admin::console) async fn change(
     };
     let mut filled = Filled::typed(Some(name.clone()), &posted);
     filled.has_password = written.smtp_password_set;
+    let seen = shared.is_as_seen(Section::Account, name.as_str(), &filled.seen);
+    if let Err(problem) = seen {
+        filled.refused(&problem);
+        return filled.render(&shared, &visitor, StatusCode::CONFLICT);
+    }
     let before = written.settings;
     save(
         &shared,

@@ -30,12 +30,12 @@ struct Row {
     provider: String,
     badge: Badge,
     needs_sign_in: bool,
-    stopped: bool,
+    /// What else is to be known, in a word or two each.
+    remarks: Vec<&'static str>,
     reason: String,
     remedy: String,
     token: Option<Moment>,
     queued: u64,
-    read_only: bool,
 }
 
 impl Row {
@@ -64,7 +64,14 @@ impl Row {
             badge: account.map_or(left_out, |account| account.state.into()),
             needs_sign_in: account
                 .is_some_and(|account| account.state == AccountState::SignInNeeded),
-            stopped: written.stopped,
+            remarks: [
+                (written.stopped, "held by an operator"),
+                (written.default, "default"),
+                (written.read_only, "from the file"),
+            ]
+            .into_iter()
+            .filter_map(|(is_so, remark)| is_so.then_some(remark))
+            .collect(),
             reason: reason.unwrap_or_else(|| text(|account| account.reason.as_ref())),
             remedy: problem.map_or_else(
                 || text(|account| account.remedy.as_ref()),
@@ -74,7 +81,6 @@ impl Row {
                 .and_then(|account| account.token_expires_at)
                 .map(|at| Moment::new(at, now)),
             queued: account.map_or(0, |account| account.queued),
-            read_only: written.read_only,
         }
     }
 }

@@ -75,8 +75,8 @@ struct Disk {
 
 pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Visitor) -> Page {
     let now = shared.parts.clock.now();
-    let accounts = shared.accounts().await?;
     let counts = shared.parts.queue.counts().await?;
+    let accounts = shared.accounts_with(&counts);
     let status = handlers::status(State(Arc::clone(&shared))).await.0;
     let queue = figures(&shared, &counts, now).await?;
     let hour = shared.history.last_hour();

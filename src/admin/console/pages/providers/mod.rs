@@ -87,6 +87,8 @@ struct Edit {
     profile: Vec<Field>,
     more: Vec<Field>,
     is_more_open: bool,
+    /// When what it changes was last changed.
+    seen: String,
     /// Empty: it has accounts.
     account: Vec<Field>,
     /// Which account signs in.
@@ -359,11 +361,12 @@ pub(in crate::admin::console) async fn save(
         let problem = Problem::read_only(Section::Provider, &name);
         return Ok(failed(&shared, &visitor, &path(&name), &problem));
     }
+    let seen = shared.is_as_seen(Section::Provider, &name, posted.text("seen"));
     let draft = Draft {
         kind: kind_of(&provider.settings),
         provider: Some(provider),
         posted: Some(&posted),
-        problem: None,
+        problem: seen.err(),
     };
     Ok(draft.save(&shared, &visitor, &who, &name).await)
 }
@@ -481,6 +484,7 @@ impl Draft<'_> {
             !field.value.is_empty() || field.error.is_some() || fields::is_set(field.name, secrets)
         };
         let text = |key| self.posted.map_or("", |posted| posted.text(key));
+        let changed_at = self.provider.as_ref().and_then(|it| it.changed_at);
         let status = self.problem.as_ref().map_or(200, |problem| problem.status);
         let page = Edit {
             frame: Frame::new(shared, visitor, HERE),
@@ -492,6 +496,10 @@ impl Draft<'_> {
                 shown.fields(Part::Account)
             } else {
                 Vec::new()
+            },
+            seen: match text("seen") {
+                "" => changed_at.map(|at| at.to_string()).unwrap_or_default(),
+                seen => seen.to_owned(),
             },
             sign_in_as: text("sign_in_as").to_owned(),
             device: text("device") == "yes",

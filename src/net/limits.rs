@@ -1,4 +1,4 @@
-//! How many sessions a listener has, in all and from one address.
+//! How many connections a listener has, in all and from one address.
 
 use std::{
     collections::HashMap,
@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Counts the sessions of a listener. The map holds only addresses with an open session, so its
-/// size is bounded by the number of sessions.
+/// Counts the connections of a listener. The map holds only addresses with an open connection, so its
+/// size is bounded by the number of connections.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     open: Mutex<Open>,
 }
 
@@ -19,9 +19,9 @@ struct Open {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// The right to one session; gives it back when dropped.
+/// The right to one connection; gives it back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     limits: Arc<Limits>,
     address: Option<IpAddr>,
 }
@@ -31,9 +31,9 @@ impl Limits {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A permit, unless the listener or the address has as many sessions as it may. Peers without
+    /// A permit, unless the listener or the address has as many connections as it may. Peers without
     /// an address (Unix sockets) count in the total only.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         self: &Arc<Self>,
         address: Option<IpAddr>,
         total_max: usize,
@@ -58,9 +58,9 @@ impl Limits {
 }
 
 impl Permit {
-    /// Counts the session for `address` as well, once a proxy has told it; none: it has as many as
+    /// Counts the connection for `address` as well, once a proxy has told it; none: it has as many as
     /// it may.
-    pub(super) fn count_for(mut self, address: Option<IpAddr>, address_max: usize) -> Option<Self> {
+    pub(crate) fn count_for(mut self, address: Option<IpAddr>, address_max: usize) -> Option<Self> {
         let address = address?;
         let mut open = self.limits.open();
         let here = open.by_address.entry(address).or_insert(0);
