@@ -162,7 +162,8 @@ impl Filled {
                     "off"
                 },
                 choices: key.choices.to_vec(),
-                is_required: key.name == "name",
+                // A choice is always made.
+                is_required: key.name == "name" || !key.choices.is_empty(),
                 ..Field::default()
             },
             names,

@@ -62,6 +62,35 @@ const fn choice(
     }
 }
 
+// What a provider's form asks of its first account as well is worded once.
+pub(super) const BROWSER: (&str, &str) = ("", "A browser (authorization_code)");
+pub(super) const CODE: (&str, &str) = ("device_code", "A code typed on any device (device_code)");
+pub(super) const APPLICATION: (&str, &str) = (
+    "client_credentials",
+    "Nobody: the application itself (client_credentials)",
+);
+pub(super) const SERVICE: (&str, &str) = (
+    "service_account",
+    "Nobody: a service account (service_account)",
+);
+const WORKLOAD: (&str, &str) = (
+    "workload_identity",
+    "Nobody: the platform's identity (workload_identity)",
+);
+pub(super) const MACHINE: (&str, &str) = (
+    "managed_identity",
+    "Nobody: this Azure machine (managed_identity)",
+);
+pub(super) const SMTP: (&str, &str) = ("", "SMTP (smtp)");
+pub(super) const GRAPH: (&str, &str) = ("graph", "Microsoft Graph (graph)");
+pub(super) const GMAIL: (&str, &str) = ("gmail", "The Gmail API (gmail)");
+pub(super) const AUTO: (&str, &str) = ("auto", "SMTP, and the API while SMTP is off (auto)");
+pub(super) const WHO_SIGNS_IN: &str =
+    "Only if it is not the mailbox itself: a person who may send as it, or its user name.";
+pub(super) const CA_FILE: &str =
+    "Certificates (PEM) trusted for this server besides the system's, by path.";
+pub(super) const IMPLICIT: (&str, &str) = ("implicit", "From the first byte, port 465");
+
 /// The form, part by part.
 pub(super) const GROUPS: &[(&str, &[Key])] = &[
     (
@@ -70,8 +99,8 @@ pub(super) const GROUPS: &[(&str, &[Key])] = &[
             key(
                 Kind::Text,
                 "name",
-                "Name",
-                "What you call it: up to 64 letters, digits and . - _ @ +",
+                "Account name",
+                "Yours to choose, as alerts: up to 64 letters, digits and any of . - _ @ +",
             ),
             key(
                 Kind::Text,
@@ -87,36 +116,16 @@ pub(super) const GROUPS: &[(&str, &[Key])] = &[
             ),
             choice(
                 "grant",
-                "Signs in by",
+                "Sign in with",
                 "How tokens are obtained from the provider.",
-                &[
-                    ("", "Browser (the default)"),
-                    ("device_code", "Device code"),
-                    (
-                        "client_credentials",
-                        "The application itself (client credentials)",
-                    ),
-                    ("service_account", "Google service account"),
-                    ("workload_identity", "Workload identity"),
-                    ("managed_identity", "Azure managed identity"),
-                ],
+                &[BROWSER, CODE, APPLICATION, SERVICE, WORKLOAD, MACHINE],
             ),
-            key(
-                Kind::Text,
-                "sign_in_user",
-                "Who signs in",
-                "Only if it is not the mailbox itself: a delegate who may send as it, or its user name.",
-            ),
+            key(Kind::Text, "sign_in_user", "Who signs in", WHO_SIGNS_IN),
             choice(
                 "transport",
                 "Sends by",
-                "An API where the provider has switched SMTP off; automatic: SMTP, and the API once it says so.",
-                &[
-                    ("", "SMTP (the default)"),
-                    ("graph", "Microsoft Graph"),
-                    ("gmail", "Gmail API"),
-                    ("auto", "Automatic"),
-                ],
+                "Where the provider has switched SMTP off for the mailbox, mail goes by its API.",
+                &[SMTP, GRAPH, GMAIL, AUTO],
             ),
             key(
                 Kind::Account,
@@ -132,23 +141,23 @@ pub(super) const GROUPS: &[(&str, &[Key])] = &[
             key(
                 Kind::Text,
                 "smtp.host",
-                "Host",
+                "SMTP host",
                 "The submission server. Microsoft's and Google's are known; needed for others.",
             ),
             key(
                 Kind::Number,
                 "smtp.port",
-                "Port",
-                "Default: 587 (STARTTLS), 465 (TLS from the start) or 25 (none).",
+                "SMTP port",
+                "Empty: 587, or 465 where TLS begins with the first byte, or 25 without it.",
             ),
             choice(
                 "smtp.tls",
-                "Encryption",
-                "The server's certificate is always verified.",
+                "SMTP TLS",
+                "How the connection is protected; the server's certificate is always verified.",
                 &[
-                    ("", "Default"),
-                    ("starttls", "STARTTLS"),
-                    ("implicit", "TLS from the start"),
+                    ("", "The provider's, else STARTTLS"),
+                    ("starttls", "STARTTLS, port 587"),
+                    IMPLICIT,
                     ("none", "None"),
                 ],
             ),
@@ -175,12 +184,7 @@ pub(super) const GROUPS: &[(&str, &[Key])] = &[
                 "Password",
                 "For log-in by password only. It is stored encrypted and shown nowhere.",
             ),
-            key(
-                Kind::Text,
-                "smtp.ca_file",
-                "Certificates to trust",
-                "A PEM file on this machine, for a server whose certificate the system does not know.",
-            ),
+            key(Kind::Text, "smtp.ca_file", "SMTP CA file", CA_FILE),
         ],
     ),
     (

@@ -5,6 +5,10 @@
 use serde_json::Value;
 use url::Url;
 
+use super::super::account_keys::{
+    APPLICATION, AUTO, BROWSER, CA_FILE, CODE, GMAIL, GRAPH, IMPLICIT, MACHINE, SERVICE, SMTP,
+    WHO_SIGNS_IN,
+};
 use crate::{
     admin::{
         console::form::{Field, Posted},
@@ -42,7 +46,7 @@ pub(super) struct Spec {
     input: &'static str,
     /// Which kinds of provider have it.
     kinds: &'static [Kind],
-    choices: &'static [(&'static str, &'static str)],
+    pub(super) choices: &'static [(&'static str, &'static str)],
     is_required: bool,
     help: &'static str,
 }
@@ -109,27 +113,12 @@ const AUTHENTICATIONS: &[(&str, &str)] = &[
     ("none", "Not at all: a public client (none)"),
 ];
 const ALGORITHMS: &[(&str, &str)] = &[("", "PS256"), ("RS256", "RS256")];
-const BROWSER: (&str, &str) = ("", "A browser (authorization_code)");
-const CODE: (&str, &str) = ("device_code", "A code typed on any device (device_code)");
-const APPLICATION: (&str, &str) = (
-    "client_credentials",
-    "Nobody: the application itself (client_credentials)",
-);
-const MACHINE: (&str, &str) = (
-    "managed_identity",
-    "Nobody: this Azure machine (managed_identity)",
-);
-const SERVICE: (&str, &str) = (
-    "service_account",
-    "Nobody: a service account (service_account)",
-);
 const STARTTLS: &[(&str, &str)] = &[
     ("", "STARTTLS, port 587"),
-    ("implicit", "From the first byte, port 465"),
+    IMPLICIT,
+    // With a token it must be this machine's.
     ("none", "None (only to this machine)"),
 ];
-
-const SMTP: (&str, &str) = ("", "SMTP (smtp)");
 
 /// Every field, in the order of the page.
 const SPECS: &[Spec] = &[
@@ -283,7 +272,7 @@ const SPECS: &[Spec] = &[
     text(
         "account.name",
         "Account name",
-        "Yours to choose, as alerts.",
+        "Yours to choose, as alerts: up to 64 letters, digits and any of . - _ @ +",
     )
     .part(Part::Account)
     .required(),
@@ -298,7 +287,7 @@ const SPECS: &[Spec] = &[
     text(
         "account.sign_in_user",
         "Who signs in",
-        "Only if somebody else signs in for it: a person who may send as a shared mailbox.",
+        WHO_SIGNS_IN,
     )
     .part(Part::Account),
     text(
@@ -333,19 +322,11 @@ const SPECS: &[Spec] = &[
     )
     .of(MICROSOFT)
     .part(Part::Account)
-    .choices(&[
-        SMTP,
-        ("graph", "Microsoft Graph (graph)"),
-        ("auto", "SMTP, and Graph while SMTP is off (auto)"),
-    ]),
+    .choices(&[SMTP, GRAPH, AUTO]),
     text("account.transport", "Sends by", "How mail leaves.")
         .of(GOOGLE)
         .part(Part::Account)
-        .choices(&[
-            SMTP,
-            ("gmail", "The Gmail API (gmail)"),
-            ("auto", "SMTP, and the API while SMTP is off (auto)"),
-        ]),
+        .choices(&[SMTP, GMAIL, AUTO]),
     text(
         "account.smtp.host",
         "SMTP host",
@@ -365,7 +346,7 @@ const SPECS: &[Spec] = &[
     text(
         "account.smtp.tls",
         "SMTP TLS",
-        "How the connection is protected.",
+        "How the connection is protected; the server's certificate is always verified.",
     )
     .of(CUSTOM)
     .part(Part::Account)
@@ -373,7 +354,7 @@ const SPECS: &[Spec] = &[
     text(
         "account.smtp.ca_file",
         "SMTP CA file",
-        "Certificates (PEM) trusted for this server besides the system's, by path.",
+        CA_FILE,
     )
     .of(CUSTOM)
     .part(Part::Account),

@@ -198,3 +198,23 @@ fn a_secret_that_ends_soon_is_marked() {
     assert_eq!(word(24 * 12), Some("soon"));
     assert_eq!(word(24 * 31), None);
 }
+
+/// What both forms ask of an account is called the same in both, and each choice is one of both.
+#[test]
+fn an_account_is_asked_for_in_the_same_words() {
+    use super::super::account_keys;
+
+    for kind in [Kind::Microsoft, Kind::Google, Kind::Custom] {
+        for spec in fields::specs(kind) {
+            let Some(name) = spec.key.strip_prefix("account.") else {
+                continue;
+            };
+            let key = account_keys::all().find(|key| key.name == name).unwrap();
+            assert_eq!(spec.label, key.label, "{name}");
+            if matches!(name, "grant" | "transport") {
+                let is_there = |choice| key.choices.contains(choice);
+                assert!(spec.choices.iter().all(is_there), "{kind:?} {name}");
+            }
+        }
+    }
+}
