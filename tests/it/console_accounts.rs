@@ -125,7 +125,9 @@ fn signing_in_with_a_browser() {
     assert_eq!(site.account("practice")["state"], "ready", "asked first");
     desk.browser.submit(ACCOUNT, &out, &[("confirmed", "yes")]);
     site.wait_account("practice", "sign_in_needed");
-    assert!(desk.page(ACCOUNT).contains("Signed out"));
+    let account = desk.page(ACCOUNT);
+    assert!(account.contains("Signed out"), "{account}");
+    assert!(!account.contains(&out), "there is nothing to sign out of");
 }
 
 /// A browser elsewhere was sent to an address that it cannot open: that address is pasted.
