@@ -70,17 +70,7 @@ fn a_device_that_was_turned_away_is_let_in_and_out() {
         ];
         browser.submit("/clients/allow", "/clients/allow", &fields)
     };
-    for (network, said) in [
-        ("printers", "is not a network"),
-        ("8.8.8.8", "an open relay"),
-    ] {
-        let wrong = submit(network, "<b>mine</b>");
-        assert_eq!(wrong.status, 422, "{}", wrong.body);
-        let error = between(&wrong.body, "id=\"network-error\">", "</p>");
-        assert!(error.contains(said), "{error}");
-        assert!(wrong.body.contains(&format!("value=\"{network}\"")), "kept");
-        assert!(!wrong.body.contains("<b>mine"), "{}", wrong.body);
-    }
+    wrong_networks_are_told(submit);
     let right = submit("127.0.0.1", "<b>mine</b>");
     assert_eq!(
         (right.status, right.field("location")),
@@ -111,6 +101,21 @@ fn a_device_that_was_turned_away_is_let_in_and_out() {
             .body
             .contains("None was let in here.")
     );
+}
+
+/// What is no network, or the Internet's, is told at its field, and what was typed is kept, as text.
+fn wrong_networks_are_told(submit: impl Fn(&str, &str) -> Answer) {
+    for (network, said) in [
+        ("printers", "is not a network"),
+        ("8.8.8.8", "an open relay"),
+    ] {
+        let wrong = submit(network, "<b>mine</b>");
+        assert_eq!(wrong.status, 422, "{}", wrong.body);
+        let error = between(&wrong.body, "id=\"network-error\">", "</p>");
+        assert!(error.contains(said), "{error}");
+        assert!(wrong.body.contains(&format!("value=\"{network}\"")), "kept");
+        assert!(!wrong.body.contains("<b>mine"), "{}", wrong.body);
+    }
 }
 
 #[test]
