@@ -471,8 +471,9 @@ impl Worker {
             .as_ref()
             .filter(|_| self.channel == Channel::Mail)?;
         let is_own = notice.account.as_ref() == Some(&mail.account);
-        let has_ended = notice.event == Event::Recovered || notice.kind == Kind::Expiring;
-        (is_own && !has_ended).then_some(
+        // An account that has recovered sends, and so does one until its secret ends.
+        let can_send = notice.event == Event::Recovered || notice.kind == Kind::Expiring;
+        (is_own && !can_send).then_some(
             "it is about the very account that would send it: name another in notify.account, \
              or set notify.webhook or notify.command as well",
         )

@@ -152,9 +152,23 @@ async fn no_account_mails_about_its_own_trouble() {
     assert_eq!(request.notice.account, Some(AccountName::new("alerts")));
     assert_eq!(request.mail.account, AccountName::new("spare"));
     request.done.send(Ok("queued".to_owned())).unwrap();
+    // One that sends again, or for some days yet, can say so itself.
+    let recovered = Notice {
+        event: Event::Recovered,
+        ..broken("spare")
+    };
+    let expiring = Notice {
+        kind: Kind::Expiring,
+        ..broken("spare")
+    };
+    for notice in [recovered, expiring] {
+        world.notifier.tell(notice);
+        let request = world.mailbox.recv().await.unwrap();
+        request.done.send(Ok("queued".to_owned())).unwrap();
+    }
     let metrics = world.stop().await;
     assert_eq!(count(&metrics, Channel::Mail, "skipped"), 1);
-    assert_eq!(count(&metrics, Channel::Mail, "sent"), 1);
+    assert_eq!(count(&metrics, Channel::Mail, "sent"), 3);
 }
 
 /// Who is told from now on hears what they were not told, and nobody hears it twice.
