@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use jiff::civil::Date;
-use url::Url;
+use url::{ParseError, Url};
 
 use super::{
     field::{Leaf, Raw, Wrong, kind_of},
@@ -169,7 +169,14 @@ impl Leaf for Url {
     const REMEDY: &'static str = "write a whole URL: \"https://host/path\"";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
-        let url = Self::parse(raw.text()?).map_err(|error| Wrong::new(error.to_string()))?;
+        let url = Self::parse(raw.text()?).map_err(|error| {
+            Wrong::new(match error {
+                ParseError::RelativeUrlWithoutBase => "does not begin with https://",
+                ParseError::EmptyHost => "names no host",
+                ParseError::InvalidPort => "has a port that is no number up to 65535",
+                _ => "is not a URL",
+            })
+        })?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Wrong::new("is not an http or https URL"));
         }

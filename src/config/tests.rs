@@ -262,7 +262,7 @@ fn every_grant_without_a_person_is_configured() {
         (config.oauth.providers["p"].clone(), scope.clone())
     };
     let key = format!(
-        "kind = \"microsoft\"\ntenant = \"t\"\nclient_id = \"x\"\nclient_key_file = \"{folder}/key.pem\""
+        "kind = \"microsoft\"\ntenant = \"t.example\"\nclient_id = \"x\"\nclient_key_file = \"{folder}/key.pem\""
     );
     let (provider, scope) = load("client_credentials", &key, &[]);
     assert_eq!(
@@ -320,7 +320,7 @@ fn what_a_grant_without_a_person_lacks_is_told() {
              grant = \"{grant}\"\n"
         ))
     };
-    let microsoft = "kind = \"microsoft\"\ntenant = \"t\"\nclient_id = \"x\"\n";
+    let microsoft = "kind = \"microsoft\"\ntenant = \"t.example\"\nclient_id = \"x\"\n";
     for (grant, provider, said) in [
         (
             "client_credentials",
