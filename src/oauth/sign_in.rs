@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::{
     Diagnosis, Error, SignIn, SignInStatus, Standing,
     discovery::{AnswersAs, Endpoints},
-    draft::Apply,
+    draft::{self, Apply},
     error::{self, Failure, Severity},
     grant::Profile,
     response::Refusal,
@@ -275,13 +275,24 @@ impl SignIns {
         true
     }
 
-    /// Records how a sign-in ended, if it is still the account's current one.
-    pub(super) fn settle(&mut self, id: &str, result: Result<(), Diagnosis>) {
-        if let Some(pending) = self.all.values_mut().find(|pending| pending.id == id) {
-            pending.end();
-            pending.outcome.send_replace(Some(result));
-            self.turns += 1;
-        }
+    /// Records how a sign-in ended, if it is still the account's current one; what a person is told.
+    pub(super) fn settle(
+        &mut self,
+        id: &str,
+        result: Result<(), Diagnosis>,
+    ) -> Result<(), Diagnosis> {
+        let Some(pending) = self.all.values_mut().find(|pending| pending.id == id) else {
+            return result;
+        };
+        let account = &pending.profile.name;
+        let result = match pending.is_draft() {
+            true => result.map_err(|told| draft::begun_by_saving(told, account)),
+            false => result,
+        };
+        pending.end();
+        pending.outcome.send_replace(Some(result.clone()));
+        self.turns += 1;
+        result
     }
 
     /// Where to wait for a sign-in's end, and until when.
