@@ -756,7 +756,8 @@ pub struct Listener {
 pub struct Setting {
     /// Dotted; the n-th section of a list is `listener#n`.
     pub key: String,
-    /// As it was written; a default in words; of a secret only whether it is set.
+    /// As it was written; of a default the value in force, in words where that cannot be known; of a
+    /// secret only whether it is set.
     pub value: String,
     /// Where it comes from.
     pub source: SettingSource,

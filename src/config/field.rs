@@ -504,7 +504,7 @@ fn has_environment(value: &Value, reader: &Reader<'_>) -> bool {
     values.any(|v| reader.is_from_environment(v))
 }
 
-/// `[section.NAME]`s by name. Bad names are told and left out.
+/// `[section.NAME]`s by name. A bad name is told, and hides nothing that is wrong in its section.
 #[derive(Debug)]
 pub(super) struct Named<S>(pub(super) BTreeMap<String, S>);
 
@@ -517,17 +517,21 @@ impl<S: Part> Part for Named<S> {
         let table = value.and_then(|value| reader.as_table(value, at));
         for (name, value) in table.into_iter().flatten() {
             let section = S::read(Some(value), &at.named(name), reader);
-            if is_name(name) {
-                sections.insert(name.clone(), section);
-            } else {
+            sections.insert(name.clone(), section);
+            if !is_name(name) {
                 let remedy = "use up to 64 letters, digits and any of . - _ @ +";
                 let what = match name.as_str() {
                     "" => "is needed",
                     _ => "this name cannot be used",
                 };
-                reader
-                    .report
-                    .problem(&at.shown, format!("{name:?}"), what, remedy);
+                // By its own key: what was made in the console is left out for what is its own.
+                let key = if reader.is_made(value) {
+                    at.named(name).shown
+                } else {
+                    at.shown.clone()
+                };
+                let report = &mut reader.report;
+                report.problem(key, format!("{name:?}"), what, remedy);
             }
         }
         Self(sections)

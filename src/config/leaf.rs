@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use jiff::civil::Date;
-use url::Url;
+use url::{ParseError, Url};
 
 use super::{
     field::{Leaf, Raw, Wrong, kind_of},
@@ -182,7 +182,21 @@ impl Leaf for Url {
     const REMEDY: &'static str = "write a whole URL: \"https://host/path\"";
 
     fn parse(raw: &Raw<'_>) -> Result<Self, Wrong> {
-        let url = Self::parse(raw.text()?).map_err(|error| Wrong::new(error.to_string()))?;
+        let slips = [
+            (
+                ParseError::RelativeUrlWithoutBase,
+                "does not begin with https://",
+            ),
+            (ParseError::EmptyHost, "names no host"),
+            (
+                ParseError::InvalidPort,
+                "has a port that is no number up to 65535",
+            ),
+        ];
+        let url = Self::parse(raw.text()?).map_err(|error| {
+            let slip = slips.iter().find(|(slip, _)| *slip == error);
+            Wrong::new(slip.map_or("is not a URL", |(_, what)| what))
+        })?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Wrong::new("is not an http or https URL"));
         }

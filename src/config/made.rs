@@ -463,7 +463,7 @@ mod tests {
         let broken = put(
             PROVIDER,
             "contoso",
-            &json!({"kind": "microsoft", "tenant": "t"}),
+            &json!({"kind": "microsoft", "tenant": "t.example"}),
         );
         let changes = [
             broken,

@@ -5,13 +5,14 @@
 //! - `file`: the mirror of the file, every key once.
 //! - `unbuilt`: values of the contract that are refused for now.
 //! - `secret_source`, `units`: how secrets, times and sizes are written.
-//! - `reference`: the defaults in words.
+//! - `reference`: the defaults in words; `effective`: what they come to.
 //! - `check`: defaults, presets and what keys mean together.
 //!
 //! This is where the process environment is read. Nothing here opens a socket; what is read from
 //! disk is the file itself, and the files and commands that give secrets.
 
 mod check;
+mod effective;
 mod field;
 mod file;
 mod layers;
@@ -266,6 +267,7 @@ impl Config {
             ));
         }
         self.written = written;
+        effective::fill(&mut self);
         self
     }
 }

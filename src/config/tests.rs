@@ -268,7 +268,7 @@ fn every_grant_without_a_person_is_configured() {
         (config.oauth.providers["p"].clone(), scope.clone())
     };
     let key = format!(
-        "kind = \"microsoft\"\ntenant = \"t\"\nclient_id = \"x\"\nclient_key_file = \"{folder}/key.pem\""
+        "kind = \"microsoft\"\ntenant = \"t.example\"\nclient_id = \"x\"\nclient_key_file = \"{folder}/key.pem\""
     );
     let (provider, scope) = load("client_credentials", &key, &[]);
     assert_eq!(
@@ -326,7 +326,7 @@ fn what_a_grant_without_a_person_lacks_is_told() {
              grant = \"{grant}\"\n"
         ))
     };
-    let microsoft = "kind = \"microsoft\"\ntenant = \"t\"\nclient_id = \"x\"\n";
+    let microsoft = "kind = \"microsoft\"\ntenant = \"t.example\"\nclient_id = \"x\"\n";
     for (grant, provider, said) in [
         (
             "client_credentials",
@@ -765,6 +765,55 @@ fn the_settings_say_where_each_value_comes_from() {
         ("not set", SettingSource::Default)
     );
     assert!(!format!("{:?}", config.settings).contains("canary"));
+}
+
+/// "2 with a provider, 4 with .." says nothing about this account.
+#[test]
+fn a_default_that_depends_is_shown_as_what_it_comes_to() {
+    let text = "hostname = \"relay.example\"\n[console]\naddress = \"127.0.0.1:8123\"\n\
+         [provider.p]\nkind = \"microsoft\"\nclient_id = \"i\"\nclient_secret = \"s\"\n\
+         [account.a]\nprovider = \"p\"\nmailbox = \"a@example.com\"\n\
+         [account.a.limits]\nconnections = 1\n\
+         [account.g]\nprovider = \"p\"\nmailbox = \"g@example.com\"\ntransport = \"graph\"\n";
+    let config = load(text);
+    for (key, wanted) in [
+        ("queue.retry_first", "\"1m\""),
+        ("queue.retry_max", "\"1h\""),
+        (
+            "provider.p.redirect_url",
+            "\"http://localhost:8123/authorization/smtp_oauth/\"",
+        ),
+        (
+            "provider.p.token_url",
+            "\"https://login.microsoftonline.com/common/oauth2/v2.0/token\"",
+        ),
+        ("provider.p.client_authentication", "\"post\""),
+        ("account.a.limits.connections", "1"),
+        ("account.a.limits.messages_per_minute", "27"),
+        ("account.a.limits.recipients_per_day", "9500"),
+        ("account.a.smtp.host", "\"smtp.office365.com\""),
+        ("account.a.smtp.port", "587"),
+        ("account.a.smtp.tls", "\"starttls\""),
+        ("account.a.smtp.username", "\"a@example.com\""),
+        ("account.a.sign_in_user", "\"a@example.com\""),
+        ("account.g.limits.connections", "4"),
+        ("account.g.graph.url", "\"https://graph.microsoft.com/\""),
+        ("account.g.graph.user", "\"me\""),
+        ("account.g.graph.above_mime_max", "\"return\""),
+    ] {
+        let mut settings = config.settings.iter();
+        let setting = settings.find(|setting| setting.key == key).unwrap();
+        assert_eq!(setting.value, wanted, "{key}");
+    }
+    let scope = config
+        .settings
+        .iter()
+        .find(|setting| setting.key == "provider.p.scope");
+    let scope = &scope.unwrap().value;
+    assert!(
+        scope.contains("SMTP.Send") && scope.contains("Mail.Send"),
+        "{scope}"
+    );
 }
 
 /// Every key of the file has a default in words, or is needed.

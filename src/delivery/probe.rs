@@ -133,7 +133,9 @@ impl<'a> Probe<'a> {
             Some(stale) => oauth.refresh_after(name, service, stale).await,
         };
         token.map(Some).map_err(|error| {
-            let (TokenError::SignInNeeded(diagnosis) | TokenError::Retrying(diagnosis)) = error;
+            let (TokenError::SignInNeeded(diagnosis)
+            | TokenError::Retrying(diagnosis)
+            | TokenError::JustReplaced(diagnosis)) = error;
             self.tell("auth", false, diagnosis.to_string());
         })
     }

@@ -194,7 +194,12 @@ impl Lane {
             .oauth
             .refresh_after(name, self.service(), refused)
             .await;
-        self.state().generation = token.map_err(no_token)?.generation;
+        let token = token.map_err(|error| match error {
+            // What the server said of it tells more.
+            TokenError::JustReplaced(_) => Trouble::Hold(diagnosis),
+            error @ (TokenError::SignInNeeded(_) | TokenError::Retrying(_)) => no_token(error),
+        })?;
+        self.state().generation = token.generation;
         Ok(())
     }
 
@@ -362,7 +367,9 @@ pub(crate) fn chain(failure: &Failure) -> String {
 
 pub(crate) fn no_token(error: TokenError) -> Trouble {
     match error {
-        TokenError::SignInNeeded(diagnosis) => Trouble::Hold(diagnosis),
+        TokenError::SignInNeeded(diagnosis) | TokenError::JustReplaced(diagnosis) => {
+            Trouble::Hold(diagnosis)
+        }
         TokenError::Retrying(diagnosis) => Trouble::NoToken(diagnosis),
     }
 }

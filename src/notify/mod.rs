@@ -121,6 +121,15 @@ impl Channel {
             Self::Mail => config.mail.is_some(),
         }
     }
+
+    /// Whether it leads where it led before.
+    fn is_same(self, old: &Config, new: &Config) -> bool {
+        match self {
+            Self::Webhook => old.webhook == new.webhook,
+            Self::Command => old.command == new.command,
+            Self::Mail => old.mail == new.mail,
+        }
+    }
 }
 
 /// What became of a test notice on one way.
@@ -194,19 +203,28 @@ impl Notifier {
         Self { inner, waiting }
     }
 
-    /// Takes a new configuration; what waits goes the new way.
+    /// Takes a new configuration; what waits goes the new way. Whom a way leads to that is new is
+    /// told what stands: to them it is news.
     pub fn reconfigure(&self, config: Config) {
-        *self.inner.lock_config() = Arc::new(config);
+        let config = Arc::new(config);
+        let old = std::mem::replace(&mut *self.inner.lock_config(), Arc::clone(&config));
+        let new = |channel: &Channel| !channel.is_same(&old, &config);
+        let new: Vec<Channel> = Channel::ALL.into_iter().filter(new).collect();
+        if new.is_empty() {
+            return;
+        }
+        let at = self.inner.parts.clock.now();
+        for notice in self.inner.lock_conditions().standing(at) {
+            self.hand_over(&config, &new, notice);
+        }
     }
 
     /// Takes what one look at the parts has seen, and tells what is to be told. Never waits.
     pub fn observe(&self, seen: Observation) {
         let at = self.inner.parts.clock.now();
-        let conditions = self.inner.conditions.lock();
-        let notices =
-            conditions
-                .unwrap_or_else(PoisonError::into_inner)
-                .observe(seen, Instant::now(), at);
+        let mut conditions = self.inner.lock_conditions();
+        let notices = conditions.observe(seen, Instant::now(), at);
+        drop(conditions);
         for notice in notices {
             self.tell(notice);
         }
@@ -270,13 +288,19 @@ impl Notifier {
             account = notice.account.as_ref().map(tracing::field::display),
             title = notice.title,
         );
+        self.hand_over(&config, &Channel::ALL, notice);
+    }
+
+    /// Gives a notice to those of `channels` that are set.
+    fn hand_over(&self, config: &Config, channels: &[Channel], notice: Notice) {
         let notice = Arc::new(if config.addresses {
             notice
         } else {
             without_addresses(notice)
         });
         for (channel, waiting) in Channel::ALL.into_iter().zip(&self.waiting) {
-            if channel.is_set(&config) && waiting.try_send(Arc::clone(&notice)).is_err() {
+            let is_meant = channels.contains(&channel) && channel.is_set(config);
+            if is_meant && waiting.try_send(Arc::clone(&notice)).is_err() {
                 tracing::warn!(
                     event = "notice_dropped",
                     channel = channel.name(),
@@ -303,6 +327,12 @@ const RESULTS: [&str; 4] = ["sent", "failed", "dropped", "skipped"];
 impl Inner {
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.lock_config())
+    }
+
+    fn lock_conditions(&self) -> std::sync::MutexGuard<'_, Conditions> {
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_config(&self) -> std::sync::MutexGuard<'_, Arc<Config>> {
@@ -441,8 +471,9 @@ impl Worker {
             .as_ref()
             .filter(|_| self.channel == Channel::Mail)?;
         let is_own = notice.account.as_ref() == Some(&mail.account);
-        let has_ended = notice.event == Event::Recovered || notice.kind == Kind::Expiring;
-        (is_own && !has_ended).then_some(
+        // An account that has recovered sends, and so does one until its secret ends.
+        let can_send = notice.event == Event::Recovered || notice.kind == Kind::Expiring;
+        (is_own && !can_send).then_some(
             "it is about the very account that would send it: name another in notify.account, \
              or set notify.webhook or notify.command as well",
         )

@@ -152,9 +152,57 @@ async fn no_account_mails_about_its_own_trouble() {
     assert_eq!(request.notice.account, Some(AccountName::new("alerts")));
     assert_eq!(request.mail.account, AccountName::new("spare"));
     request.done.send(Ok("queued".to_owned())).unwrap();
+    // One that sends again, or for some days yet, can say so itself.
+    let recovered = Notice {
+        event: Event::Recovered,
+        ..broken("spare")
+    };
+    let expiring = Notice {
+        kind: Kind::Expiring,
+        ..broken("spare")
+    };
+    for notice in [recovered, expiring] {
+        world.notifier.tell(notice);
+        let request = world.mailbox.recv().await.unwrap();
+        request.done.send(Ok("queued".to_owned())).unwrap();
+    }
     let metrics = world.stop().await;
     assert_eq!(count(&metrics, Channel::Mail, "skipped"), 1);
-    assert_eq!(count(&metrics, Channel::Mail, "sent"), 1);
+    assert_eq!(count(&metrics, Channel::Mail, "sent"), 3);
+}
+
+/// Who is told from now on hears what they were not told, and nobody hears it twice.
+#[tokio::test(start_paused = true)]
+async fn a_way_that_is_new_is_told_what_stands() {
+    let (old, mut old_requests, _old_server) = webhook(&["204 Done", "204 Done"]).await;
+    let world = World::new(old.clone());
+    let seen = Observation {
+        conditions: vec![Condition {
+            kind: Kind::AccountHeld,
+            account: Some(AccountName::new("alerts")),
+            which: String::new(),
+            stage: 0,
+            reason: "refused".to_owned(),
+            remedy: "sign in".to_owned(),
+        }],
+        accounts: vec![AccountName::new("alerts")],
+        ..Observation::default()
+    };
+    world.notifier.observe(seen.clone());
+    tokio::time::advance(Duration::from_secs(60)).await;
+    world.notifier.observe(seen);
+    old_requests.recv().await.unwrap();
+
+    let mail = by_mail().mail;
+    let mut mailbox = world.mailbox;
+    world.notifier.reconfigure(Config { mail, ..old });
+    let request = mailbox.recv().await.unwrap();
+    assert_eq!(request.notice.event, Event::Problem);
+    assert_eq!(request.notice.kind, Kind::AccountHeld);
+    request.done.send(Ok("queued".to_owned())).unwrap();
+    world.notifier.test(Some(Channel::Webhook)).await;
+    let next = old_requests.recv().await.unwrap();
+    assert!(next.contains("\"event\":\"test\""), "{next}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,6 +89,21 @@ impl Provider {
     }
 }
 
+/// The same remedy, where saving a profile is what begins a sign-in: `gatepost login` knows the profile
+/// that is in force, or no such account.
+pub(super) fn begun_by_saving(told: Diagnosis, account: &AccountName) -> Diagnosis {
+    let login = format!("gatepost login {account}");
+    let by_command = [
+        format!("{login} --device"),
+        format!("{login} --no-browser"),
+        login,
+    ];
+    let remedy = by_command.iter().fold(told.remedy, |remedy, command| {
+        remedy.replace(command, "save the provider again")
+    });
+    Diagnosis { remedy, ..told }
+}
+
 /// What puts a draft in force: durable, and taken by every part. `Err`: nothing has changed.
 pub type Applied = Pin<Box<dyn Future<Output = Result<(), Diagnosis>> + Send>>;
 
@@ -234,5 +249,32 @@ impl Keeper {
         }
         let adopted = answer.await.unwrap_or_else(|_| Err(stopped()));
         adopted.map_err(Refused::Told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_command_is_named_that_would_sign_in_with_another_profile() {
+        let alerts = AccountName::new("alerts");
+        for (remedy, wanted) in [
+            (
+                "begin again: gatepost login alerts --device",
+                "begin again: save the provider again",
+            ),
+            (
+                "sign in again and consent: gatepost login alerts; or ask",
+                "sign in again and consent: save the provider again; or ask",
+            ),
+            ("wait a minute", "wait a minute"),
+        ] {
+            let told = Diagnosis {
+                reason: "no".to_owned(),
+                remedy: remedy.to_owned(),
+            };
+            assert_eq!(begun_by_saving(told, &alerts).remedy, wanted);
+        }
     }
 }

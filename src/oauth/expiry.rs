@@ -49,8 +49,10 @@ pub(super) const PUBLISH: &str = "in the Google Cloud console open Google Auth P
 /// What ends soon for an account.
 pub(super) fn warnings(profile: &Profile, consent: Consent, now: Timestamp) -> Vec<Warning> {
     let provider = &profile.provider;
-    let new_secret = "make a new secret at the provider, put it into client_secret and its date into \
-                      client_secret_expires, then: gatepost reload";
+    // Who reads it may know the profile from the console or from the file.
+    let new_secret = "make a new secret at the provider and enter it and its date: in the console under \
+                      Providers, PROVIDER, or in the file as client_secret and client_secret_expires, then: \
+                      gatepost reload";
     let new_certificate = "renew the certificate, upload it at the provider, then: gatepost reload";
     let in_testing = consent.is_in_testing(provider.kind);
     let (what, remedy) = if in_testing {
@@ -79,7 +81,9 @@ pub(super) fn warnings(profile: &Profile, consent: Consent, now: Timestamp) -> V
         let left = ends_at.duration_since(now);
         (left <= WARN_BEFORE).then(|| Warning {
             reason: format!("{what} {}", when(left)),
-            remedy: remedy.replace("ACCOUNT", profile.name.as_str()),
+            remedy: remedy
+                .replace("PROVIDER", &profile.provider_name)
+                .replace("ACCOUNT", profile.name.as_str()),
             expires_at: ends_at,
         })
     });

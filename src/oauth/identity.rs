@@ -297,8 +297,9 @@ impl Claims {
                 &format!(
                     "sign in as {expected} (perhaps in a private window): gatepost login ACCOUNT; or, if \
                      {signed_in_as} is that mailbox under its user name (a UPN may differ from the \
-                     address) or may send as it (shared mailbox, delegate), set sign_in_user = \
-                     \"{signed_in_as}\" in [account.ACCOUNT]"
+                     address) or may send as it (shared mailbox, delegate), enter {signed_in_as} as who signs \
+                     in: in the console in the account's form, in the file as sign_in_user in \
+                     [account.ACCOUNT]"
                 ),
             ),
             (None, None) => return None,

@@ -631,8 +631,7 @@ impl Keeper {
             }
         }
         let result = result.map_err(Refused::into_diagnosis);
-        self.sign_ins().settle(id, result.clone());
-        result
+        self.sign_ins().settle(id, result)
     }
 
     fn in_future(&self, span: Duration) -> Timestamp {

@@ -279,6 +279,9 @@ pub enum TokenError {
     /// Transient trouble and the old token is used up: try later.
     #[error("{0}")]
     Retrying(Diagnosis),
+    /// A server refuses a token that is new already: it will refuse a newer one.
+    #[error("{0}")]
+    JustReplaced(Diagnosis),
 }
 
 /// What is wrong and what to do, in plain words. Never holds a secret.
@@ -497,7 +500,7 @@ impl Oauth {
     }
 
     /// A token newer than `stale`, by exactly one refresh however many callers ask: after a 535.
-    /// A second forced refresh within five minutes is refused with [`TokenError::Retrying`]: what
+    /// A second forced refresh within five minutes is refused with [`TokenError::JustReplaced`]: what
     /// refuses a new token will refuse a newer one. Cancel safe; the refresh goes on.
     ///
     /// # Errors

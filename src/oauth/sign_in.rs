@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::{
     Diagnosis, Error, SignIn, SignInStatus, Standing,
     discovery::{AnswersAs, Endpoints},
-    draft::Apply,
+    draft::{self, Apply},
     error::{self, Failure, Severity},
     grant::Profile,
     response::Refusal,
@@ -300,20 +300,31 @@ impl SignIns {
         true
     }
 
-    /// Records how a sign-in ended, if it is still the account's current one.
-    pub(super) fn settle(&mut self, id: &str, result: Result<(), Diagnosis>) {
-        if let Some(pending) = self.all.values_mut().find(|pending| pending.id == id) {
-            pending.end();
-            // One that was cancelled stays so.
-            pending.outcome.send_if_modified(|outcome| {
-                let is_open = outcome.is_none();
-                if is_open {
-                    *outcome = Some(result);
-                }
-                is_open
-            });
-            self.turns += 1;
-        }
+    /// Records how a sign-in ended, if it is still the account's current one; what a person is told.
+    pub(super) fn settle(
+        &mut self,
+        id: &str,
+        result: Result<(), Diagnosis>,
+    ) -> Result<(), Diagnosis> {
+        let Some(pending) = self.all.values_mut().find(|pending| pending.id == id) else {
+            return result;
+        };
+        let result = if pending.is_draft() {
+            result.map_err(|told| draft::begun_by_saving(told, &pending.profile.name))
+        } else {
+            result
+        };
+        pending.end();
+        // One that was cancelled stays so.
+        pending.outcome.send_if_modified(|outcome| {
+            let is_open = outcome.is_none();
+            if is_open {
+                *outcome = Some(result.clone());
+            }
+            is_open
+        });
+        self.turns += 1;
+        result
     }
 
     /// Where to wait for a sign-in's end, and until when.

@@ -101,20 +101,22 @@ impl Case<'_> {
                 Some(login) if is_disabled(login) => said(
                     &format!("the client {login} is disabled"),
                     format!(
-                        "set disabled = false in the [[client]] {login}, or keep the device away"
+                        "enable it in the console under Clients, or in the file with disabled = false in \
+                         the [[client]] {login}; or keep the device away"
                     ),
                 ),
                 Some(login) => said(
                     &format!("wrong password for the client {login}"),
                     format!(
-                        "type it anew in the device, or hash the one it has with `gatepost \
-                         hash-password` into password_hash of the [[client]] {login}"
+                        "type it anew in the device; or give it another: made in the console, under \
+                         Clients; made in the file, with `gatepost hash-password` into password_hash of \
+                         the [[client]] {login}"
                     ),
                 ),
                 None => {
                     let mut remedy =
-                        "add it: [[client]] with name = \"...\" and password_hash from \
-                                      `gatepost hash-password`; configured are: "
+                        "add it in the console under Clients, or in the file: [[client]] with name = \
+                         \"...\" and password_hash from `gatepost hash-password`; there are: "
                             .to_owned();
                     let known: Vec<&str> = self.rules.clients.keys().map(String::as_str).collect();
                     remedy.push_str(if known.is_empty() { "none" } else { "" });

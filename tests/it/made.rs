@@ -409,6 +409,66 @@ fn forms_are_judged_and_the_file_is_read_only() {
     assert_eq!(preset["redirect_url"], redirect);
 }
 
+/// Each problem of a form stands at the field that mends it, and none hides another.
+#[test]
+fn a_form_is_told_where_it_is_to_be_mended() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let account =
+        json!({"name": "new", "mailbox": "a@b.example", "smtp": {"host": "smtp.b.example"}});
+    let custom = json!({
+        "kind": "custom", "client_id": "x", "client_secret": "s", "account": account,
+        "token_url": "https://id.b.example/token", "authorization_url": "https://id.b.example/ask",
+    });
+    let microsoft = json!({
+        "kind": "microsoft", "client_id": "x", "client_secret": "s", "account": account,
+    });
+    let passed = changed(&microsoft, "client_secret_expires", "2020-05-31");
+    let tenant = changed(&microsoft, "tenant", "bad tenant/..");
+    let by_itself = json!({
+        "name": "new", "mailbox": "a@b.example", "grant": "client_credentials",
+    });
+    for (path, form, wrong, said) in [
+        (
+            "/providers/contoso",
+            without(&custom, "authorization_url"),
+            &["authorization_url"][..],
+            "is needed to sign in this way",
+        ),
+        (
+            "/providers/contoso",
+            changed(&microsoft, "account", by_itself),
+            &["tenant"],
+            "is needed: an application has no token of its own",
+        ),
+        (
+            "/providers/contoso",
+            passed,
+            &["client_secret_expires"],
+            "has passed",
+        ),
+        (
+            "/providers/contoso",
+            tenant.clone(),
+            &["tenant"],
+            "is not a tenant",
+        ),
+        (
+            "/providers/not%20a%20name",
+            changed(&tenant, "token_url", "login.example/token"),
+            &["name", "tenant", "token_url"],
+            "does not begin with https://",
+        ),
+    ] {
+        let (status, told) = api(&site, "PUT", path, &form);
+        let mut fields = wrong_fields(&told);
+        fields.sort_unstable();
+        assert_eq!((status, fields.as_slice()), (422, wrong), "{told}");
+        assert!(told.to_string().contains(said), "{said}: {told}");
+    }
+}
+
 /// A smarthost with a password needs nobody to sign in; what an operator stops, stays stopped.
 #[test]
 fn an_account_without_provider_is_made_stopped_and_released() {

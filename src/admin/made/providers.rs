@@ -9,7 +9,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use url::Url;
@@ -261,8 +261,9 @@ impl Shared {
         let forms: Vec<Form<'_>> = [Some(form), account_form].into_iter().flatten().collect();
         let wish = Wish::all(changes, based_on);
         let preview = self.change(wish.clone(), How::Preview).await;
-        let preview = preview.map_err(|refused| placed(refused, &forms))?;
+        let preview = preview.map_err(|refused| at_profile(placed(refused, &forms)))?;
         no_secret_goes_elsewhere(&preview, name, &is_given)?;
+        no_secret_has_expired(&preview, name, self.parts.clock.now())?;
         let is_added = new_account.is_some();
         if !is_added && is_alike(&preview, name) {
             self.apply(wish, &forms).await?;
@@ -286,13 +287,11 @@ impl Shared {
         account: NewAccount,
     ) -> Result<Change, Problem> {
         let name = account.name.as_str();
-        if name.is_empty() {
-            let problem = FieldProblem::new("account.name", "is needed", "give the account a name");
-            return Err(Problem::fields(vec![problem]));
-        }
+        // Without a name it is judged with all the rest, and refused for that.
         if self.is_taken(based_on, Section::Account, name) {
-            let remedy = "use another name; an account that is there signs in with sign_in_as";
-            let problem = FieldProblem::new("account.name", "is another account's", remedy);
+            let what = "is the name of an account that is there already";
+            let remedy = "use another name; an account is given another provider on its own page";
+            let problem = FieldProblem::new("account.name", what, remedy);
             return Err(Problem::fields(vec![problem]));
         }
         let mut settings = account.settings;
@@ -381,6 +380,57 @@ fn no_secret_goes_elsewhere(
         what,
         remedy,
     )]))
+}
+
+/// A date that is entered now and has passed is a slip, or the secret's that it is to replace. One
+/// that passes later is warned of for a month before.
+fn no_secret_has_expired(preview: &Changed, name: &str, now: Timestamp) -> Result<(), Problem> {
+    /// It ends at some hour of that day.
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
+    let ends_at = |config: &oauth::Config| config.providers.get(name)?.client_secret_expires_at;
+    let after = ends_at(&preview.after);
+    let has_passed = after.is_some_and(|at| now.duration_since(at) >= DAY);
+    if !has_passed || after == ends_at(&preview.before) {
+        return Ok(());
+    }
+    let remedy = "write the day on which this secret ends; if it has ended, make a new one at the \
+                  provider first";
+    let problem = FieldProblem::new("client_secret_expires", "has passed", remedy);
+    Err(Problem::fields(vec![problem]))
+}
+
+/// A way to sign in for which the profile lacks something is mended in the profile, whose keys are
+/// sent together with the account's.
+fn at_profile(mut problem: Problem) -> Problem {
+    const LACKS: &str = "needs the provider's ";
+    for field in &mut problem.fields {
+        let is_grant = field.key.starts_with("account.") && field.key.ends_with(".grant");
+        let Some(lacks) = field.what.strip_prefix(LACKS).filter(|_| is_grant) else {
+            continue;
+        };
+        let is_key = |c: char| c.is_ascii_lowercase() || c == '_';
+        let end = lacks.find(|c| !is_key(c)).unwrap_or(lacks.len());
+        let (key, more) = lacks.split_at(end);
+        let other = more.trim_start_matches([',', ' ']).strip_prefix("or ");
+        let (what, remedy) = match (other, more.strip_prefix(": ")) {
+            (Some(other), _) => {
+                let other = other.trim_start_matches("its ");
+                let remedy =
+                    format!("fill in this or {other}, or choose another way to sign in (grant)");
+                ("is needed to sign in this way".to_owned(), remedy)
+            }
+            (None, Some(why)) => (format!("is needed: {why}"), field.remedy.clone()),
+            (None, None) => {
+                let remedy = "fill it in, or choose another way to sign in (grant)";
+                (
+                    "is needed to sign in this way".to_owned(),
+                    remedy.to_owned(),
+                )
+            }
+        };
+        *field = FieldProblem::new(key, what, remedy);
+    }
+    problem
 }
 
 /// The other accounts of a profile whose tokens would go to another server than the one that gave

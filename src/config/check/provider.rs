@@ -154,6 +154,13 @@ impl Checker<'_> {
         let cloud = section.cloud.copied().or(azure.cloud).unwrap_or_default();
         let preset = preset::preset(known_kind, cloud, &tenant);
         self.of_one_kind(section, kind);
+        let is_wrong = |tenant: &String| kind == Some(Kind::Microsoft) && !is_tenant(tenant);
+        if section.tenant.get().is_some_and(is_wrong) {
+            let remedy = "write your organisation's id (Directory ID), one of its domains, as \
+                          \"contoso.onmicrosoft.com\", or \"common\", \"organizations\" or \"consumers\"";
+            let what = "is not a tenant";
+            section.tenant.refuse(&mut self.report, what, remedy);
+        }
         let provider = self.provider(client, kind, &preset, admin);
         Profile {
             refusals: client.refusals(known_kind, &preset),
@@ -363,9 +370,42 @@ impl Checker<'_> {
     }
 }
 
+/// Whether a tenant can be called so: by its id, by a domain, or by a word for those that are shared.
+fn is_tenant(tenant: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_plain = |b: u8| b == b'-' || b.is_ascii_alphanumeric();
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(is_plain)
+    };
+    let is_domain = tenant.contains('.') && tenant.split('.').all(is_label);
+    is_domain || is_id(tenant) || SHARED_TENANTS.contains(&tenant)
+}
+
 /// Whether a tenant is named by its id (a GUID), not by one of its domains.
 fn is_id(tenant: &str) -> bool {
     let parts = tenant.split('-').map(str::len);
     let is_hex = |b: u8| b == b'-' || b.is_ascii_hexdigit();
     parts.eq([8, 4, 4, 4, 12]) && tenant.bytes().all(is_hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_an_id_a_domain_or_a_word() {
+        for (tenant, is_one) in [
+            ("common", true),
+            ("organizations", true),
+            ("contoso.onmicrosoft.com", true),
+            ("72f988bf-86f1-41af-91ab-2d7cd011db47", true),
+            ("contoso", false),
+            ("72f988bf-86f1-41af-91ab", false),
+            ("bad tenant/..", false),
+            ("..", false),
+            ("contoso.com/", false),
+            ("https://contoso.com", false),
+        ] {
+            assert_eq!(is_tenant(tenant), is_one, "{tenant}");
+        }
+    }
 }

@@ -641,6 +641,29 @@ async fn a_refused_token_is_replaced_once_then_the_account_is_held() {
     assert!(held().is_none());
 }
 
+/// It went on trying, and said that nobody needed to act.
+#[tokio::test]
+async fn a_token_that_is_new_already_holds_the_account_when_it_is_refused() {
+    let rig = Rig::new(bearer(), |_| ()).await;
+    rig.upstream.behave(Manners {
+        takes: Some(HashSet::new()),
+        ..Manners::default()
+    });
+    let oauth = &rig.parts.oauth;
+    let first = oauth.access_token(&name(), Service::Smtp).await;
+    let stale = first.expect("a token").generation;
+    let renewed = oauth.refresh_after(&name(), Service::Smtp, stale).await;
+    renewed.expect("a forced refresh, by a test of the account say");
+    rig.accept("app@b.example", &["r@x.example"], "text").await;
+    let delivery = rig.start();
+    let held = || delivery.status(&name()).and_then(|status| status.held);
+    rig.queue(|_| held().is_some()).await;
+    let told = held().expect("on hold");
+    assert!(told.reason.contains("535 5.7.8 no"), "{told:?}");
+    assert!(told.remedy.contains("gatepost login alerts"), "{told:?}");
+    assert_eq!(rig.tokens.load(Ordering::SeqCst), 2, "no other refresh");
+}
+
 #[tokio::test]
 async fn a_stale_token_costs_nothing_but_a_refresh() {
     let rig = Rig::new(bearer(), |_| ()).await;

@@ -286,7 +286,7 @@ impl Refresher {
         }
         let forced_at = self.schedule(service).forced_at;
         if forced_at.is_some_and(|at| now - at < state::FORCED_EVERY) {
-            return Err(TokenError::Retrying(self.profile.diagnosis(
+            return Err(TokenError::JustReplaced(self.profile.diagnosis(
                 "the mail server refuses a token that was refreshed moments ago",
                 "check the mailbox, its permissions and the scope: gatepost test ACCOUNT",
             )));

@@ -219,7 +219,7 @@ async fn a_refused_token_is_replaced_by_one_forced_refresh_however_many_ask() {
         .oauth
         .refresh_after(&alerts(), Service::Smtp, stale)
         .await;
-    assert!(matches!(again, Err(TokenError::Retrying(_))));
+    assert!(matches!(again, Err(TokenError::JustReplaced(_))));
     assert_eq!(house.played.asked(), 2);
     house.pass(6 * MINUTE).await;
     assert!(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{extract::State, http::StatusCode};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     admin::{
@@ -19,6 +19,7 @@ use crate::{
         handlers::{self, AppState},
         text,
     },
+    mail::AccountName,
     queue::Counts,
     store::{EntryState, Filter},
 };
@@ -87,7 +88,7 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
         failed: chart("returned", |minute| minute.failed),
         warnings: warnings(&accounts, &shared.view().warnings),
         frame: Frame::new(&shared, &visitor, "/"),
-        flow: flow(&accounts, &status.not_ready, now),
+        flow: flow(&accounts, &counts, &status.not_ready, now),
         queue,
         disk: disk(&status.state_dir),
         status,
@@ -129,11 +130,27 @@ fn warnings(accounts: &[Account], configuration: &[String]) -> Vec<(String, Stri
     warnings
 }
 
-/// The one sentence at the top.
-fn flow(accounts: &[Account], not_ready: &[String], now: Timestamp) -> Flow {
-    let stuck: Vec<&str> = accounts
-        .iter()
-        .filter(|account| !account.can_send(now))
+/// A server that is away for a moment is nobody's business; mail that has waited so long for it is.
+const WAIT_MAX: SignedDuration = SignedDuration::from_mins(2);
+
+/// The one sentence at the top. Stricter than readiness: an account whose server is away takes mail,
+/// and sends none.
+fn flow(
+    accounts: &[Account],
+    counts: &[(AccountName, Counts)],
+    not_ready: &[String],
+    now: Timestamp,
+) -> Flow {
+    let waits_too_long = |account: &Account| {
+        let mut counts = counts.iter().filter(|(name, _)| *name == account.name);
+        let oldest = counts.find_map(|(_, counts)| counts.oldest_at);
+        oldest.is_some_and(|at| now.duration_since(at) > WAIT_MAX)
+    };
+    let is_stuck = |account: &&Account| {
+        let retries = account.state == AccountState::Retrying;
+        !account.can_send(now) || (retries && waits_too_long(account))
+    };
+    let stuck: Vec<&str> = (accounts.iter().filter(is_stuck))
         .map(|account| account.name.as_str())
         .collect();
     if accounts.is_empty() {
@@ -143,11 +160,15 @@ fn flow(accounts: &[Account], not_ready: &[String], now: Timestamp) -> Flow {
             more: String::new(),
         };
     }
+    let waits = format!("In the queue waits what goes through {}.", stuck.join(", "));
     if stuck.len() == accounts.len() || !not_ready.is_empty() {
         return Flow {
             tone: "bad",
             answer: "Mail is not flowing.",
-            more: not_ready.join("; "),
+            more: match not_ready {
+                [] => waits,
+                missing => missing.join("; "),
+            },
         };
     }
     match stuck.as_slice() {
@@ -156,17 +177,17 @@ fn flow(accounts: &[Account], not_ready: &[String], now: Timestamp) -> Flow {
             answer: "Mail is flowing.",
             more: String::new(),
         },
-        stuck => Flow {
+        _ => Flow {
             tone: "warn",
             answer: "Mail is flowing, but not through every account.",
-            more: format!("In the queue waits what goes through {}.", stuck.join(", ")),
+            more: waits,
         },
     }
 }
 
 async fn figures(
     shared: &Shared,
-    counts: &[(crate::mail::AccountName, Counts)],
+    counts: &[(AccountName, Counts)],
     now: Timestamp,
 ) -> Result<QueueFigures, crate::store::Error> {
     let oldest = Filter {
@@ -200,7 +221,6 @@ mod tests {
     use super::*;
     use crate::{
         admin::api::{AccountFacts, AccountState, Transport},
-        mail::AccountName,
         oauth::Warning,
     };
 
@@ -232,9 +252,38 @@ mod tests {
         for (states, not_ready, tone) in cases {
             let accounts: Vec<_> = states.iter().map(|state| account("a", *state)).collect();
             let not_ready: Vec<_> = not_ready.iter().map(ToString::to_string).collect();
-            let flow = flow(&accounts, &not_ready, Timestamp::UNIX_EPOCH);
+            let flow = flow(&accounts, &[], &not_ready, Timestamp::UNIX_EPOCH);
             assert_eq!(flow.tone, tone, "{states:?} {not_ready:?}: {flow:?}");
         }
+    }
+
+    /// Ready to take mail is not the same as mail that flows: that server refused every session.
+    #[test]
+    fn mail_that_waits_for_a_server_does_not_flow() {
+        let mut retrying = account("a", AccountState::Retrying);
+        retrying.provider = None;
+        let ready = account("b", AccountState::Ready);
+        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1);
+        let tone = |accounts: &[Account], waited: SignedDuration| {
+            let counts = Counts {
+                queued: 1,
+                oldest_at: Some(now - waited),
+                ..Counts::default()
+            };
+            let counts: Vec<_> = (accounts.iter())
+                .map(|account| (account.name.clone(), counts))
+                .collect();
+            flow(accounts, &counts, &[], now).tone
+        };
+        let (moment, minutes) = (SignedDuration::from_secs(5), SignedDuration::from_mins(3));
+        let alone = [retrying.clone()];
+        assert_eq!(
+            (tone(&alone, moment), tone(&alone, minutes)),
+            ("good", "bad")
+        );
+        assert_eq!(tone(&[retrying, ready.clone()], minutes), "warn");
+        // A recipient that is asked to wait is nothing of the account's.
+        assert_eq!(tone(&[ready], minutes), "good");
     }
 
     #[test]
