@@ -48,12 +48,18 @@ impl Report {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.problems.push(Problem {
+        self.add(Problem {
             key: key.into(),
             value: value.into(),
             what: what.into(),
             remedy: remedy.into(),
+            lacks: None,
         });
+    }
+
+    /// Adds a problem as it is.
+    pub(super) fn add(&mut self, problem: Problem) {
+        self.problems.push(problem);
     }
 
     /// Adds a remark: nothing is refused for it.

@@ -52,6 +52,7 @@ impl<'a> Made<'a> {
                         value: String::new(),
                         what: what.to_owned(),
                         remedy: remedy.to_owned(),
+                        lacks: None,
                     };
                     made.out.insert(place, vec![problem]);
                 }

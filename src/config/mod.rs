@@ -134,6 +134,8 @@ pub struct Problem {
     pub what: String,
     /// What to do.
     pub remedy: String,
+    /// The key of another section that is missing: adding it would mend this.
+    pub lacks: Option<String>,
 }
 
 impl fmt::Display for Problem {
@@ -154,6 +156,7 @@ impl From<&Problem> for FieldProblem {
             value: problem.value.clone(),
             what: problem.what.clone(),
             remedy: problem.remedy.clone(),
+            lacks: problem.lacks.clone(),
         }
     }
 }

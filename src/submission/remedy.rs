@@ -284,7 +284,7 @@ mod tests {
                 Reply::AUTH_FAILED,
                 None,
                 "no [[client]]",
-                "configured are: printer",
+                "there are: printer",
             ),
             (
                 Reply::SENDER_REFUSED,

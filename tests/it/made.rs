@@ -434,13 +434,13 @@ fn a_form_is_told_where_it_is_to_be_mended() {
             "/providers/contoso",
             without(&custom, "authorization_url"),
             &["authorization_url"][..],
-            "is needed to sign in this way",
+            "needs the provider's authorization_url, or its issuer",
         ),
         (
             "/providers/contoso",
             changed(&microsoft, "account", by_itself),
             &["tenant"],
-            "is needed: an application has no token of its own",
+            "needs the provider's tenant: an application has no token of its own",
         ),
         (
             "/providers/contoso",

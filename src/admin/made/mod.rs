@@ -48,16 +48,24 @@ pub struct FieldProblem {
     pub what: String,
     /// What to do.
     pub remedy: String,
+    /// The key of another section that is missing: a form that has it shows the problem there.
+    #[serde(skip)]
+    pub lacks: Option<String>,
 }
 
 impl FieldProblem {
     /// About a field of the form itself.
-    fn new(key: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(
+        key: impl Into<String>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
             key: key.into(),
             value: String::new(),
             what: what.into(),
             remedy: remedy.into(),
+            lacks: None,
         }
     }
 }
@@ -70,6 +78,7 @@ impl fmt::Display for FieldProblem {
             value,
             what,
             remedy,
+            lacks: _,
         } = self;
         write!(f, "{key}{equals}{value}: {what}; {remedy}")
     }
@@ -244,6 +253,11 @@ impl Form<'_> {
         let (section, name, before) = (self.section, self.name, self.before);
         let prefix = format!("{section}.{name}.");
         for field in fields {
+            // What is missing here mends it here, whosever key it was told at.
+            if let Some(lacks) = field.lacks.take_if(|lacks| lacks.starts_with(&prefix)) {
+                field.key = lacks;
+                field.value.clear();
+            }
             if let Some(key) = field.key.strip_prefix(&prefix) {
                 field.key = format!("{before}{key}");
             } else if field.key == section.name() || field.key == format!("{section}.{name}") {

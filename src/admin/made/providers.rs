@@ -261,7 +261,7 @@ impl Shared {
         let forms: Vec<Form<'_>> = [Some(form), account_form].into_iter().flatten().collect();
         let wish = Wish::all(changes, based_on);
         let preview = self.change(wish.clone(), How::Preview).await;
-        let preview = preview.map_err(|refused| at_profile(placed(refused, &forms)))?;
+        let preview = preview.map_err(|refused| placed(refused, &forms))?;
         no_secret_goes_elsewhere(&preview, name, &is_given)?;
         no_secret_has_expired(&preview, name, self.parts.clock.now())?;
         let is_added = new_account.is_some();
@@ -397,40 +397,6 @@ fn no_secret_has_expired(preview: &Changed, name: &str, now: Timestamp) -> Resul
                   provider first";
     let problem = FieldProblem::new("client_secret_expires", "has passed", remedy);
     Err(Problem::fields(vec![problem]))
-}
-
-/// A way to sign in for which the profile lacks something is mended in the profile, whose keys are
-/// sent together with the account's.
-fn at_profile(mut problem: Problem) -> Problem {
-    const LACKS: &str = "needs the provider's ";
-    for field in &mut problem.fields {
-        let is_grant = field.key.starts_with("account.") && field.key.ends_with(".grant");
-        let Some(lacks) = field.what.strip_prefix(LACKS).filter(|_| is_grant) else {
-            continue;
-        };
-        let is_key = |c: char| c.is_ascii_lowercase() || c == '_';
-        let end = lacks.find(|c| !is_key(c)).unwrap_or(lacks.len());
-        let (key, more) = lacks.split_at(end);
-        let other = more.trim_start_matches([',', ' ']).strip_prefix("or ");
-        let (what, remedy) = match (other, more.strip_prefix(": ")) {
-            (Some(other), _) => {
-                let other = other.trim_start_matches("its ");
-                let remedy =
-                    format!("fill in this or {other}, or choose another way to sign in (grant)");
-                ("is needed to sign in this way".to_owned(), remedy)
-            }
-            (None, Some(why)) => (format!("is needed: {why}"), field.remedy.clone()),
-            (None, None) => {
-                let remedy = "fill it in, or choose another way to sign in (grant)";
-                (
-                    "is needed to sign in this way".to_owned(),
-                    remedy.to_owned(),
-                )
-            }
-        };
-        *field = FieldProblem::new(key, what, remedy);
-    }
-    problem
 }
 
 /// The other accounts of a profile whose tokens would go to another server than the one that gave

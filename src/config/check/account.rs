@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{
+        Problem,
         field::Named,
         file,
         leaf::{Mechanism, Way},
@@ -121,8 +122,14 @@ impl Checker<'_> {
         let limits = self.limits(&section.limits, profile, transport.as_ref());
         let is_grant_good = section.grant.is_absent() || section.grant.get().is_some();
         let profile_used = profile.filter(|_| needs_token && is_grant_good);
-        if let Some((what, remedy)) = profile_used.and_then(|profile| profile.refuses(grant)) {
-            section.grant.refuse(&mut self.report, what, remedy);
+        if let Some(refusal) = profile_used.and_then(|profile| profile.refuses(grant)) {
+            self.report.add(Problem {
+                key: section.grant.at.shown.clone(),
+                value: section.grant.shown.clone(),
+                what: refusal.what.to_owned(),
+                remedy: refusal.remedy.to_owned(),
+                lacks: refusal.lacks.clone(),
+            });
         }
         if section.sign_in_user.get().is_some() && (!needs_token || grant.is_unattended()) {
             let what = "means nothing: nobody signs in for this account";

@@ -53,6 +53,26 @@ impl Azure {
     }
 }
 
+/// A grant that cannot work with a profile.
+pub(super) struct Refusal {
+    pub(super) grant: Grant,
+    /// The profile's key that would let it work.
+    pub(super) lacks: Option<String>,
+    pub(super) what: &'static str,
+    pub(super) remedy: &'static str,
+}
+
+impl Refusal {
+    fn lacking<T>(field: &Field<T>, grant: Grant, what: &'static str) -> Self {
+        Self {
+            grant,
+            lacks: Some(field.at.shown.clone()),
+            what,
+            remedy: "add it to the provider, or use another grant",
+        }
+    }
+}
+
 impl Client<'_> {
     /// Whether a client id is part of every grant in use but these two.
     fn needs_id(&self) -> bool {
@@ -87,111 +107,114 @@ impl Client<'_> {
         })
     }
 
-    /// The grants that cannot work with the profile: which, why not, and the remedy.
-    pub(super) fn refusals(
-        &self,
-        kind: Kind,
-        preset: &Preset,
-    ) -> Vec<(Grant, &'static str, &'static str)> {
+    /// The grants that cannot work with the profile.
+    pub(super) fn refusals(&self, kind: Kind, preset: &Preset) -> Vec<Refusal> {
         let mut refusals = self.of_people(kind, preset);
         refusals.extend(self.of_applications(kind));
         refusals
     }
 
-    fn of_people(&self, kind: Kind, preset: &Preset) -> Vec<(Grant, &'static str, &'static str)> {
+    fn of_people(&self, kind: Kind, preset: &Preset) -> Vec<Refusal> {
         let section = self.section;
         let mut refusals = Vec::new();
         // What an issuer offers is known when it has been asked.
         let is_asked = !section.issuer.is_absent();
-        if section.authorization_url.is_absent() && preset.authorization_url.is_none() && !is_asked
-        {
+        let asks_people = &section.authorization_url;
+        if asks_people.is_absent() && preset.authorization_url.is_none() && !is_asked {
             let what = "needs the provider's authorization_url, or its issuer";
-            refusals.push((Grant::AuthorizationCode, what, ADD));
+            refusals.push(Refusal::lacking(
+                asks_people,
+                Grant::AuthorizationCode,
+                what,
+            ));
         }
-        if section.device_authorization_url.is_absent() && !is_asked {
+        let asks_devices = &section.device_authorization_url;
+        if asks_devices.is_absent() && !is_asked {
             match kind {
                 Kind::Microsoft => {}
                 // It has a device endpoint, but refuses the scope of mail there.
-                Kind::Google => refusals.push((
-                    Grant::DeviceCode,
-                    "Google offers no device code for mail",
-                    "use \"authorization_code\"; without a browser on this machine, `gatepost login NAME --no-browser`",
-                )),
+                Kind::Google => refusals.push(Refusal {
+                    grant: Grant::DeviceCode,
+                    lacks: None,
+                    what: "Google offers no device code for mail",
+                    remedy: "use \"authorization_code\"; without a browser on this machine, `gatepost login NAME --no-browser`",
+                }),
                 Kind::Custom => {
                     let what = "needs the provider's device_authorization_url, or its issuer";
-                    refusals.push((Grant::DeviceCode, what, ADD));
+                    refusals.push(Refusal::lacking(asks_devices, Grant::DeviceCode, what));
                 }
             }
         }
         refusals
     }
 
-    fn of_applications(&self, kind: Kind) -> Vec<(Grant, &'static str, &'static str)> {
+    fn of_applications(&self, kind: Kind) -> Vec<Refusal> {
         use Grant::{ClientCredentials, ManagedIdentity, ServiceAccount, WorkloadIdentity};
 
         let section = self.section;
         let mut refusals = Vec::new();
-        let mut refuse = |grant, what, remedy| refusals.push((grant, what, remedy));
         let tenant = section.tenant.get().or(self.azure.tenant.as_ref());
         let is_shared = tenant.is_none_or(|tenant| SHARED_TENANTS.contains(&tenant.as_str()));
         let nowhere = kind == Kind::Microsoft && is_shared && section.token_url.is_absent();
-        let tenant = (
-            "needs the provider's tenant: an application has no token of its own in \"common\"",
-            "set tenant to your organisation's id or domain",
-        );
+        let no_tenant = |grant| Refusal {
+            remedy: "set tenant to your organisation's id or domain",
+            ..Refusal::lacking(
+                &section.tenant,
+                grant,
+                "needs the provider's tenant: an application has no token of its own in \"common\"",
+            )
+        };
+        let never = |grant, what, remedy| Refusal {
+            grant,
+            lacks: None,
+            what,
+            remedy,
+        };
         let proof = [
             section.client_secret.is_absent(),
             section.client_certificate_file.is_absent(),
             section.client_key_file.is_absent(),
         ];
         if kind == Kind::Google {
+            let what = "Google has no such grant for mailboxes";
             let remedy = "use \"service_account\", or \"authorization_code\" for one mailbox";
-            refuse(
-                ClientCredentials,
-                "Google has no such grant for mailboxes",
-                remedy,
-            );
-            refuse(
-                WorkloadIdentity,
-                "Google has no such grant for mailboxes",
-                remedy,
-            );
+            refusals.push(never(ClientCredentials, what, remedy));
+            refusals.push(never(WorkloadIdentity, what, remedy));
         } else {
             if proof == [true; 3] {
                 let what = "needs the provider's client_secret or client_certificate_file";
-                refuse(ClientCredentials, what, ADD);
+                let lacks = &section.client_secret;
+                refusals.push(Refusal::lacking(lacks, ClientCredentials, what));
             } else if nowhere {
-                refuse(ClientCredentials, tenant.0, tenant.1);
+                refusals.push(no_tenant(ClientCredentials));
             }
             if self.federated_token_file().is_none() {
                 let what = "needs the provider's federated_token_file";
                 let remedy = "name the file that the platform projects; where Azure's webhook sets AZURE_FEDERATED_TOKEN_FILE, leave client_id out";
-                refuse(WorkloadIdentity, what, remedy);
+                let lacks = &section.federated_token_file;
+                refusals.push(Refusal {
+                    remedy,
+                    ..Refusal::lacking(lacks, WorkloadIdentity, what)
+                });
             } else if nowhere {
-                refuse(WorkloadIdentity, tenant.0, tenant.1);
+                refusals.push(no_tenant(WorkloadIdentity));
             }
         }
+        let file = &section.service_account_file;
         if kind != Kind::Google {
-            refuse(ServiceAccount, "is Google's alone", "use kind = \"google\"");
-        } else if section.service_account_file.is_absent() {
-            refuse(
-                ServiceAccount,
-                "needs the provider's service_account_file",
-                ADD,
-            );
+            let what = "is Google's alone";
+            refusals.push(never(ServiceAccount, what, "use kind = \"google\""));
+        } else if file.is_absent() {
+            let what = "needs the provider's service_account_file";
+            refusals.push(Refusal::lacking(file, ServiceAccount, what));
         }
         if kind != Kind::Microsoft {
-            refuse(
-                ManagedIdentity,
-                "is Azure's alone",
-                "use kind = \"microsoft\"",
-            );
+            let what = "is Azure's alone";
+            refusals.push(never(ManagedIdentity, what, "use kind = \"microsoft\""));
         }
         refusals
     }
 }
-
-const ADD: &str = "add it to the provider, or use another grant";
 
 impl Checker<'_> {
     /// The client's id; empty where no grant in use has one.

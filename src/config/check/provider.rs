@@ -7,7 +7,7 @@ use url::Url;
 use super::{
     Checker,
     api::services,
-    client::{Azure, Client},
+    client::{Azure, Client, Refusal},
 };
 use crate::{
     admin,
@@ -52,15 +52,14 @@ pub(super) struct Profile {
     pub(super) kind: Kind,
     cloud: Cloud,
     pub(super) preset: Preset,
-    /// Grants that cannot work with it: which, why not, and the remedy.
-    refusals: Vec<(Grant, &'static str, &'static str)>,
+    refusals: Vec<Refusal>,
 }
 
 impl Profile {
-    /// Why an account cannot get tokens in this way, and the remedy.
-    pub(super) fn refuses(&self, grant: Grant) -> Option<(&'static str, &'static str)> {
+    /// Why an account cannot get tokens in this way.
+    pub(super) fn refuses(&self, grant: Grant) -> Option<&Refusal> {
         let mut refusals = self.refusals.iter();
-        refusals.find_map(|(refused, what, remedy)| (*refused == grant).then_some((*what, *remedy)))
+        refusals.find(|refusal| refusal.grant == grant)
     }
 }
 

@@ -99,7 +99,7 @@ async fn somebody_else_is_refused_and_told_and_nothing_is_stored() {
         "Bob@contoso.com signed in",
         "mailbox of the account is alerts@contoso.com",
         "gatepost login alerts",
-        "sign_in_user = \"Bob@contoso.com\" in [account.alerts]",
+        "enter Bob@contoso.com as who signs in",
         "UPN",
     ] {
         assert!(refused.to_string().contains(word), "{word}: {refused}");

@@ -248,10 +248,8 @@ pub(in crate::admin::console) async fn create(
     let name = posted.text("name").to_owned();
     let mut filled = Filled::typed(None, &posted);
     let problem = |what: &str, remedy: &str| FieldProblem {
-        key: "name".to_owned(),
         value: name.clone(),
-        what: what.to_owned(),
-        remedy: remedy.to_owned(),
+        ..FieldProblem::new("name", what, remedy)
     };
     // `new` is this page's own address.
     if name.is_empty() || name == "new" {

@@ -302,10 +302,12 @@ impl Key {
             Kind::Number => {
                 let number: Result<u32, _> = typed.parse();
                 Value::from(number.map_err(|_| FieldProblem {
-                    key: self.name.to_owned(),
                     value: typed.to_owned(),
-                    what: "is no whole number".to_owned(),
-                    remedy: "write digits alone, or nothing for the default".to_owned(),
+                    ..FieldProblem::new(
+                        self.name,
+                        "is no whole number",
+                        "write digits alone, or nothing for the default",
+                    )
                 })?)
             }
             Kind::List => {

@@ -339,10 +339,12 @@ pub(in crate::admin::console) async fn add(
         posted: Some(&posted),
         problem: is_taken.then(|| {
             Problem::fields(vec![FieldProblem {
-                key: "name".to_owned(),
                 value: name.to_owned(),
-                what: "is another profile's".to_owned(),
-                remedy: "use another name, or change that one".to_owned(),
+                ..FieldProblem::new(
+                    "name",
+                    "is another profile's",
+                    "use another name, or change that one",
+                )
             }])
         }),
     };

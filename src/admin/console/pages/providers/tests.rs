@@ -113,12 +113,7 @@ fn what_a_form_does_not_say_stays() {
 
 #[test]
 fn fields_show_what_was_typed_but_no_secret_and_what_is_wrong() {
-    let problem = FieldProblem {
-        key: "account".to_owned(),
-        value: String::new(),
-        what: "is needed".to_owned(),
-        remedy: "add one".to_owned(),
-    };
+    let problem = FieldProblem::new("account", "is needed", "add one");
     let preset = known(Kind::Microsoft);
     let mut shown = Shown {
         kind: Kind::Microsoft,
