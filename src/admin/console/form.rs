@@ -85,6 +85,8 @@ pub(in crate::admin) struct Field {
     pub(in crate::admin) is_required: bool,
     /// Whether the file has it.
     pub(in crate::admin) is_read_only: bool,
+    /// Whether the page is about it, so that one types without a click.
+    pub(in crate::admin) is_first: bool,
     /// What holds where it is empty, shown in grey; empty: nothing does.
     pub(in crate::admin) placeholder: String,
 }

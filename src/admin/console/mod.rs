@@ -383,10 +383,11 @@ mod tests {
         }
     }
 
-    /// A problem is a page with what to do, and its text is text.
+    /// A problem is a page with what to do, and its text is text; a command is told as one.
     #[test]
     fn a_problem_is_said_as_a_page() {
-        let problem = Problem::new(StatusCode::NOT_FOUND, "<b>gone</b>").remedy("look elsewhere");
+        let problem = Problem::new(StatusCode::NOT_FOUND, "<b>gone</b>")
+            .remedy("look elsewhere: `gatepost <i>`");
         let page = ProblemPage {
             frame: Frame::bare(),
             problem: &problem,
@@ -397,7 +398,8 @@ mod tests {
             "{page}"
         );
         assert!(
-            page.contains("look elsewhere") && page.contains("role=\"alert\""),
+            page.contains("look elsewhere: <code>gatepost &#60;i&#62;</code>")
+                && page.contains("role=\"alert\""),
             "{page}"
         );
         assert!(!page.contains("Log out"), "{page}");

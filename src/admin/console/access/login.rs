@@ -114,6 +114,7 @@ fn page(
 fn field(way: Way, code: &str) -> Option<Field> {
     let asked = Field {
         is_required: true,
+        is_first: true,
         ..Field::default()
     };
     match way {

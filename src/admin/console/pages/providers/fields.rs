@@ -421,6 +421,7 @@ impl Shown<'_> {
             is_required: spec.is_required
                 || !spec.choices.is_empty()
                 || (spec.key == "redirect_url" && self.preset.redirect_url.is_none()),
+            is_first: false,
             is_read_only: is_name && self.secrets.is_some(),
             placeholder: placeholder.unwrap_or_default(),
         }
