@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{api::Problem, connection::BODY_DEADLINE};
+use super::{api::Problem, connection::BODY_DEADLINE, server::API};
 use crate::{mail::AccountName, mail::QueueId, oauth, oauth::Diagnosis, store};
 
 impl Problem {
@@ -174,13 +174,25 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T
 }
 
 fn json_problem(rejection: &JsonRejection) -> Problem {
-    Problem::new(rejection.status(), rejection.body_text())
+    not_understood(rejection.status(), "the body", rejection)
 }
 
 fn query_problem(rejection: &QueryRejection) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())
+    not_understood(StatusCode::BAD_REQUEST, "the query", rejection)
 }
 
 fn path_problem(rejection: &PathRejection) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, rejection.body_text())
+    not_understood(StatusCode::NOT_FOUND, "the address", rejection)
+}
+
+/// The cause says which field it is; what stands around it is the framework's.
+fn not_understood(status: StatusCode, part: &str, rejection: &dyn std::error::Error) -> Problem {
+    let cause = rejection.source().unwrap_or(rejection);
+    Problem::new(
+        status,
+        format!("{part} is not understood: {}", chain(cause)),
+    )
+    .remedy(format!(
+        "{API}/openapi.json tells what each operation takes"
+    ))
 }

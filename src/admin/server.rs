@@ -27,7 +27,7 @@ use crate::{queue::Operation, telemetry::Metrics};
 type Routes = Vec<(&'static str, Method, MethodRouter<Arc<Shared>>)>;
 
 /// Where the API is.
-const API: &str = "/api/v1";
+pub(super) const API: &str = "/api/v1";
 /// A request body: some ten thousand queue ids fit.
 pub(super) const BODY_LEN_MAX: usize = 256 * 1024;
 

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
             "{account} is signed out: the provider has revoked its tokens"
         ))?,
         Some(left) => printer.line(format_args!(
-            "{account} is signed out: its tokens are forgotten here, but not revoked: {}\n{}",
+            "{account} is signed out: its tokens are forgotten here. They were not revoked: {}; {}",
             left.reason, left.remedy
         ))?,
     }

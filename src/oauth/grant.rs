@@ -532,7 +532,8 @@ impl Grants {
         let endpoints = self.endpoints(profile).await;
         let endpoints = endpoints.map_err(|failure| left(failure.diagnosis.reason))?;
         let url = endpoints.revocation;
-        let url = url.ok_or_else(|| left("the provider revokes no single token".to_owned()))?;
+        let url =
+            url.ok_or_else(|| left("the provider offers no revocation of tokens".to_owned()))?;
         let unreachable = |error: http::Error| {
             left(format!(
                 "the provider cannot be reached to revoke its tokens: {error}"

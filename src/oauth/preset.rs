@@ -499,14 +499,14 @@ pub(super) fn lacks_google_mail(kind: Kind, asked: &str, granted: Option<&str>) 
 pub fn revocation_by_hand(kind: Kind) -> &'static str {
     match kind {
         Kind::Microsoft => {
-            "to end it there, open the user in the Entra admin center and choose Revoke sessions \
+            "to end the access there, open the user in the Entra admin center and choose Revoke sessions \
              (PowerShell: Revoke-MgUserSignInSession); an access token that is out lasts up to 90 minutes"
         }
         Kind::Google => {
-            "to end it there, remove the application at https://myaccount.google.com/connections"
+            "to end the access there, remove the application at https://myaccount.google.com/connections"
         }
         Kind::Custom => {
-            "to end it there, remove the application's access in the account's settings at the provider"
+            "to end the access there, remove the application's access in the account's settings at the provider"
         }
     }
 }

@@ -307,6 +307,11 @@ fn a_wrong_field_is_told_beside_it() {
         assert!(is_told, "{field}: {}", answer.body);
         assert!(!answer.body.contains("hunter2"), "{}", answer.body);
     }
+    let both = [&SMARTHOST[1..], &[("mailbox", "no address")]].concat();
+    let refused = create(&browser, &both).body;
+    for error in ["name-error", "mailbox-error"] {
+        assert!(refused.contains(error), "{error}: {refused}");
+    }
     let refused = create(&browser, &with(("smtp.port", "many"))).body;
     assert!(refused.contains("value=\"mail.example\""), "{refused}");
     assert_eq!(browser.get("/accounts/smarthost").status, 404);

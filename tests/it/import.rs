@@ -102,6 +102,8 @@ fn a_queue_survives_export_and_import() {
     site.wait_empty();
     let said = site.cli(&["queue", "import", at]);
     assert!(said.contains("0 messages imported"), "{said}");
+    assert!(said.contains("no envelope (ID.json)"), "{said}");
+    refused(&site, &dir.join("elsewhere"), "is not there; name what");
     refused(
         &site,
         &dir.join(format!("{id}.json")),

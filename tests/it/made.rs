@@ -409,6 +409,35 @@ fn forms_are_judged_and_the_file_is_read_only() {
     assert_eq!(preset["redirect_url"], redirect);
 }
 
+/// What cannot be read is told with the field it is about, whichever part of a request it is in.
+#[test]
+fn a_request_that_is_not_understood_is_told_why() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    for (path, status, said) in [
+        (
+            "/queue?limit=many",
+            400,
+            "the query is not understood: limit: ",
+        ),
+        (
+            "/queue?colour=red",
+            400,
+            "the query is not understood: colour: unknown field",
+        ),
+        ("/queue/nothing", 404, "the address is not understood: "),
+    ] {
+        let (answered, told) = api(&site, "GET", path, &Value::Null);
+        assert_eq!(answered, status, "{told}");
+        assert!(told["detail"].as_str().unwrap().starts_with(said), "{told}");
+        assert!(
+            told["remedy"].as_str().unwrap().contains("openapi.json"),
+            "{told}"
+        );
+    }
+}
+
 /// Each problem of a form stands at the field that mends it, and none hides another.
 #[test]
 fn a_form_is_told_where_it_is_to_be_mended() {

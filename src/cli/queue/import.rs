@@ -55,6 +55,10 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
     }
     let line = format_args!("{} imported", text::messages(done));
     context.printer.line(line)?;
+    if done == 0 && refused == 0 {
+        let line = "no envelope (ID.json) that was not imported before is there";
+        context.printer.line(line)?;
+    }
     Ok(if refused == 0 {
         ExitCode::SUCCESS
     } else {
@@ -82,7 +86,12 @@ async fn import(client: &Client, path: &Path, account: Option<&AccountName>) -> 
     if !path.exists() && path.with_extension(DONE).exists() {
         anyhow::bail!("was imported before; rename {DONE} to json to import it again");
     }
-    let envelope = fs::read(path)?;
+    let envelope = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => anyhow::bail!(
+            "is not there; name what `gatepost queue export` wrote: ID.json, or the directory with them"
+        ),
+        read => read?,
+    };
     let mut detail: QueueDetail =
         serde_json::from_slice(&envelope).context("it is no envelope of an export")?;
     if let Some(account) = account {

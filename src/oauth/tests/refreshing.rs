@@ -460,7 +460,7 @@ async fn signing_out_does_not_need_the_provider() {
     for (url, said) in [
         (Some("http://127.0.0.1:1/revoke"), "cannot be reached"),
         (Some("@/trap-less"), "HTTP 404"),
-        (None, "revokes no single token"),
+        (None, "offers no revocation of tokens"),
     ] {
         let played = Played::start().await;
         let mut config = config(&played, Grant::AuthorizationCode);

@@ -260,18 +260,15 @@ pub(in crate::admin::console) async fn sign_out(
     }
     match handlers::sign_out(State(Arc::clone(&shared)), Named(name)).await {
         Ok(answer) => {
-            let text = match (&answer.reason, &answer.remedy) {
-                (Some(reason), Some(remedy)) => {
-                    format!(
-                        "Signed out here, but the provider did not revoke the tokens: {reason}. {remedy}"
-                    )
-                }
-                (Some(reason), None) => {
-                    format!(
-                        "Signed out here, but the provider did not revoke the tokens: {reason}."
-                    )
-                }
-                (None, _) => "Signed out; the provider has revoked the tokens.".to_owned(),
+            let told = [&answer.reason, &answer.remedy];
+            let told: Vec<&str> = told.into_iter().flatten().map(String::as_str).collect();
+            let text = if told.is_empty() {
+                "Signed out; the provider has revoked the tokens.".to_owned()
+            } else {
+                format!(
+                    "Signed out: the tokens are forgotten here. They were not revoked: {}.",
+                    told.join("; ")
+                )
             };
             done(&shared, &visitor, &page, text)
         }

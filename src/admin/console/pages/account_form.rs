@@ -247,21 +247,16 @@ pub(in crate::admin::console) async fn create(
 ) -> Response {
     let name = posted.text("name").to_owned();
     let mut filled = Filled::typed(None, &posted);
-    let problem = |what: &str, remedy: &str| FieldProblem {
-        value: name.clone(),
-        ..FieldProblem::new("name", what, remedy)
+    // `new` is this page's own address. A name that none can have is told with all the rest.
+    let taken = match name.as_str() {
+        "new" => Some("is a word of the console's own"),
+        name if shared.account_setting(name).is_ok() => Some("is another account's"),
+        _ => None,
     };
-    // `new` is this page's own address.
-    if name.is_empty() || name == "new" {
-        filled
-            .wrong
-            .push(problem("a name is needed", "for example: alerts"));
-    } else if shared.account_setting(&name).is_ok() {
-        filled.wrong.push(problem(
-            "is another account's",
-            "use another name, or change that one",
-        ));
-    }
+    filled.wrong.extend(taken.map(|what| FieldProblem {
+        value: name.clone(),
+        ..FieldProblem::new("name", what, "use another name")
+    }));
     save(
         &shared,
         &visitor,
