@@ -263,6 +263,19 @@ fn failed(shared: &Shared, visitor: &Visitor, path: &str, problem: &Problem) -> 
     redirect(path)
 }
 
+/// Back to `path`, which says what came of a change.
+fn told(
+    shared: &Shared,
+    visitor: &Visitor,
+    path: &str,
+    came: Result<impl Into<String>, Problem>,
+) -> Response {
+    match came {
+        Ok(text) => done(shared, visitor, path, text),
+        Err(problem) => failed(shared, visitor, path, &problem),
+    }
+}
+
 /// A question before something is destroyed. The form comes back to `action` with `fields`, and
 /// with `confirmed`, which [`form::Posted::is_confirmed`] looks for.
 #[derive(Debug, Default)]

@@ -13,11 +13,11 @@ use super::{
 use crate::{
     admin::{
         Shared,
-        api::{Account, AccountLimits, AccountState, Problem, Transport},
+        api::{Account, AccountLimits, AccountState, Problem, SignedOut, Transport},
         console::{
             Confirm, Frame, Page, Visitor, confirm, done, failed,
             form::Posted,
-            redirect, render,
+            redirect, render, told,
             trials::{Trial, TrialKind},
             view::{Badge, Moment},
         },
@@ -258,22 +258,21 @@ pub(in crate::admin::console) async fn sign_out(
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }
-    match handlers::sign_out(State(Arc::clone(&shared)), Named(name)).await {
-        Ok(answer) => {
-            let told = [&answer.reason, &answer.remedy];
-            let told: Vec<&str> = told.into_iter().flatten().map(String::as_str).collect();
-            let text = if told.is_empty() {
-                "Signed out; the provider has revoked the tokens.".to_owned()
-            } else {
-                format!(
-                    "Signed out: the tokens are forgotten here. They were not revoked: {}.",
-                    told.join("; ")
-                )
-            };
-            done(&shared, &visitor, &page, text)
-        }
-        Err(problem) => failed(&shared, &visitor, &page, &problem),
+    let answer = handlers::sign_out(State(Arc::clone(&shared)), Named(name)).await;
+    let signed_out = answer.map(|answer| signed_out_text(&answer));
+    told(&shared, &visitor, &page, signed_out)
+}
+
+fn signed_out_text(answer: &SignedOut) -> String {
+    let left = [&answer.reason, &answer.remedy];
+    let left: Vec<&str> = left.into_iter().flatten().map(String::as_str).collect();
+    if left.is_empty() {
+        return "Signed out; the provider has revoked the tokens.".to_owned();
     }
+    format!(
+        "Signed out: the tokens are forgotten here. They were not revoked: {}.",
+        left.join("; ")
+    )
 }
 
 pub(in crate::admin::console) async fn make_default(
@@ -283,10 +282,9 @@ pub(in crate::admin::console) async fn make_default(
     who: Who,
 ) -> Response {
     let page = path(name.as_str());
-    match shared.make_default(&name, &who).await {
-        Ok(()) => done(&shared, &visitor, &page, "It is the default account now."),
-        Err(problem) => failed(&shared, &visitor, &page, &problem),
-    }
+    let made = shared.make_default(&name, &who).await;
+    let made = made.map(|()| "It is the default account now.");
+    told(&shared, &visitor, &page, made)
 }
 
 pub(in crate::admin::console) async fn hold(
@@ -296,15 +294,9 @@ pub(in crate::admin::console) async fn hold(
     who: Who,
 ) -> Response {
     let page = path(name.as_str());
-    match shared.hold_account(&name, &who).await {
-        Ok(()) => done(
-            &shared,
-            &visitor,
-            &page,
-            "On hold: mail for this account is taken and waits.",
-        ),
-        Err(problem) => failed(&shared, &visitor, &page, &problem),
-    }
+    let held = shared.hold_account(&name, &who).await;
+    let held = held.map(|()| "On hold: mail for this account is taken and waits.");
+    told(&shared, &visitor, &page, held)
 }
 
 pub(in crate::admin::console) async fn release(
@@ -314,15 +306,9 @@ pub(in crate::admin::console) async fn release(
     who: Who,
 ) -> Response {
     let page = path(name.as_str());
-    match shared.release_account(&name, &who).await {
-        Ok(()) => done(
-            &shared,
-            &visitor,
-            &page,
-            "Released: what waits is tried now.",
-        ),
-        Err(problem) => failed(&shared, &visitor, &page, &problem),
-    }
+    let released = shared.release_account(&name, &who).await;
+    let released = released.map(|()| "Released: what waits is tried now.");
+    told(&shared, &visitor, &page, released)
 }
 
 /// Removes it, when a person is sure.

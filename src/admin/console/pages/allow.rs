@@ -13,9 +13,9 @@ use crate::admin::{
     Shared,
     api::Problem,
     console::{
-        Confirm, Frame, Page, Visitor, confirm, done, failed,
+        Confirm, Frame, Page, Visitor, confirm, done,
         form::{Field, Posted, about_the_rest},
-        render,
+        render, told,
     },
     handlers::AppState,
     made::{Who, allowed::NewAllowed},
@@ -152,11 +152,7 @@ pub(in crate::admin::console) async fn remove(
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }
-    match shared.disallow(network, &who).await {
-        Ok(()) => {
-            let text = format!("{network} may connect no more.");
-            done(&shared, &visitor, HERE, text)
-        }
-        Err(problem) => failed(&shared, &visitor, HERE, &problem),
-    }
+    let removed = shared.disallow(network, &who).await;
+    let removed = removed.map(|()| format!("{network} may connect no more."));
+    told(&shared, &visitor, HERE, removed)
 }

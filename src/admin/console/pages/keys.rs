@@ -8,9 +8,9 @@ use super::settings::{HERE, answer};
 use crate::admin::{
     api::Problem,
     console::{
-        Confirm, Frame, Visitor, confirm, done, failed,
+        Confirm, Frame, Visitor, confirm, failed,
         form::{Field, Posted},
-        render,
+        render, told,
         view::Moment,
     },
     handlers::AppState,
@@ -104,13 +104,8 @@ pub(in crate::admin::console) async fn remove(
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }
-    match shared.remove_key(name, &who).await {
-        Ok(()) => done(
-            &shared,
-            &visitor,
-            HERE,
-            format!("The key {name} is removed: it opens nothing any more."),
-        ),
-        Err(problem) => failed(&shared, &visitor, HERE, &problem),
-    }
+    let removed = shared.remove_key(name, &who).await;
+    let removed =
+        removed.map(|()| format!("The key {name} is removed: it opens nothing any more."));
+    told(&shared, &visitor, HERE, removed)
 }

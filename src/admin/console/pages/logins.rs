@@ -11,9 +11,9 @@ use crate::{
         Shared,
         api::Problem,
         console::{
-            Confirm, Frame, Page, Visitor, confirm, done, failed,
+            Confirm, Frame, Page, Visitor, confirm, failed,
             form::{Field, Posted, about_the_rest},
-            render,
+            render, told,
         },
         handlers::AppState,
         made::{
@@ -228,11 +228,10 @@ async fn enabled(
     enabled: bool,
 ) -> Response {
     let name = posted.raw("name");
-    match shared.enable_login(name, enabled, who).await {
-        Ok(()) if enabled => done(shared, visitor, HERE, format!("{name} may log in again.")),
-        Ok(()) => done(shared, visitor, HERE, format!("{name} may log in no more.")),
-        Err(problem) => failed(shared, visitor, HERE, &problem),
-    }
+    let changed = shared.enable_login(name, enabled, who).await;
+    let now = if enabled { "again" } else { "no more" };
+    let changed = changed.map(|()| format!("{name} may log in {now}."));
+    told(shared, visitor, HERE, changed)
 }
 
 pub(in crate::admin::console) async fn enable(
@@ -274,15 +273,9 @@ pub(in crate::admin::console) async fn remove(
         };
         return confirm(Frame::new(&shared, &visitor, HERE), &ask);
     }
-    match shared.remove_login(name, &who).await {
-        Ok(()) => done(
-            &shared,
-            &visitor,
-            HERE,
-            format!("The login {name} is removed."),
-        ),
-        Err(problem) => failed(&shared, &visitor, HERE, &problem),
-    }
+    let removed = shared.remove_login(name, &who).await;
+    let removed = removed.map(|()| format!("The login {name} is removed."));
+    told(&shared, &visitor, HERE, removed)
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use crate::admin::{
     Shared,
     api::{Reloaded, Setting, SettingSource},
     console::{
-        Confirm, Frame, Page, Visitor, confirm, done, failed,
+        Confirm, Frame, Page, Visitor, confirm,
         form::{Field, Posted},
-        redirect, render,
+        redirect, render, told,
     },
     handlers::{self, AppState},
 };
@@ -121,10 +121,9 @@ pub(in crate::admin::console) async fn reload(
     State(shared): AppState,
     visitor: Visitor,
 ) -> Response {
-    match handlers::reload(State(Arc::clone(&shared))).await {
-        Ok(reloaded) => done(&shared, &visitor, HERE, reloaded_text(&reloaded)),
-        Err(problem) => failed(&shared, &visitor, HERE, &problem),
-    }
+    let reloaded = handlers::reload(State(Arc::clone(&shared))).await;
+    let reloaded = reloaded.map(|reloaded| reloaded_text(&reloaded));
+    told(&shared, &visitor, HERE, reloaded)
 }
 
 fn reloaded_text(reloaded: &Reloaded) -> String {
