@@ -197,7 +197,12 @@ impl Lane {
         let token = token.map_err(|error| match error {
             // What the server said of it tells more.
             TokenError::JustReplaced(_) => Trouble::Hold(diagnosis),
-            error @ (TokenError::SignInNeeded(_) | TokenError::Retrying(_)) => no_token(error),
+            // None came in its place that could be refused as well: what is refused next is a first one.
+            error @ (TokenError::SignInNeeded(_) | TokenError::Retrying(_)) => {
+                let mut state = self.state();
+                state.forced.take_if(|forced| *forced == refused);
+                no_token(error)
+            }
         })?;
         self.state().generation = token.generation;
         Ok(())

@@ -279,6 +279,23 @@ fn a_change_that_fails_leaves_the_provider_as_it_was() {
     desk.mail("the-new-one");
 }
 
+/// It was put on hold for its password, which it has not: the sign-in that has ended was forgotten.
+#[test]
+fn words_for_people_hide_no_sign_in_that_has_ended() {
+    let desk = Desk::start();
+    let site = desk.site();
+    desk.saved(&desk.form());
+    let played = desk.practice.ask("POST /faults", r#"{"fault":"revoke"}"#);
+    assert!(played.starts_with("HTTP/1.1 200"), "{played}");
+    site.submit(&message("waits", b"Hello.\r\n"));
+    site.wait_account("alerts", "sign_in_needed");
+
+    let form = without(&desk.provider, "client_secret");
+    let described = changed(&form, "description", "for the alarms");
+    assert_eq!(api(site, "PUT", "/providers/contoso", &described).0, 200);
+    site.wait_account("alerts", "sign_in_needed");
+}
+
 /// Without a person: a token is the proof, and a provider that gives none is not in force.
 #[test]
 fn a_provider_that_nobody_signs_in_at_is_proved_by_a_token() {

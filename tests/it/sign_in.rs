@@ -89,11 +89,16 @@ impl Practice {
 
     /// A request to the practice provider; the whole answer.
     pub(crate) fn ask(&self, request: &str, form: &str) -> String {
+        let kind = if form.starts_with('{') {
+            "application/json"
+        } else {
+            "application/x-www-form-urlencoded"
+        };
         let mut stream = TcpStream::connect(self.http).unwrap();
         write!(
             stream,
             "{request} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\n\r\n{form}",
+             Content-Type: {kind}\r\n\r\n{form}",
             self.http,
             form.len()
         )
