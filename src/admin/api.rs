@@ -57,7 +57,7 @@ pub struct Account {
     pub reason: Option<String>,
     /// What to do about it.
     pub remedy: Option<String>,
-    /// When the access token expires.
+    /// When the access token expires; none while somebody has to sign in.
     pub token_expires_at: Option<Timestamp>,
     /// When it was last refreshed.
     pub last_refresh_at: Option<Timestamp>,
@@ -202,7 +202,10 @@ impl Account {
             Some(token) => (
                 Some(token.state),
                 token.diagnosis,
-                token.token_expires_at,
+                // One that the provider takes no more says nothing, however long it would have lived.
+                token
+                    .token_expires_at
+                    .filter(|_| token.state != oauth::State::SignInNeeded),
                 token.last_refresh_at,
             ),
             None => (None, None, None, None),

@@ -305,6 +305,10 @@ fn a_wrong_field_is_told_beside_it() {
         assert_eq!(answer.status, 422, "{field}: {}", answer.body);
         let is_told = answer.body.contains(&format!("id=\"{field}\""));
         assert!(is_told, "{field}: {}", answer.body);
+        // A long form's top says so, too.
+        let at = field.trim_end_matches("-error");
+        let is_linked = answer.body.contains(&format!("<a href=\"#{at}\">"));
+        assert!(is_linked, "{field}: {}", answer.body);
         assert!(!answer.body.contains("hunter2"), "{}", answer.body);
     }
     let both = [&SMARTHOST[1..], &[("mailbox", "no address")]].concat();

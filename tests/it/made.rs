@@ -288,7 +288,8 @@ fn words_for_people_hide_no_sign_in_that_has_ended() {
     let played = desk.practice.ask("POST /faults", r#"{"fault":"revoke"}"#);
     assert!(played.starts_with("HTTP/1.1 200"), "{played}");
     site.submit(&message("waits", b"Hello.\r\n"));
-    site.wait_account("alerts", "sign_in_needed");
+    let account = site.wait_account("alerts", "sign_in_needed");
+    assert!(account["token_expires_at"].is_null(), "{account}");
 
     let form = without(&desk.provider, "client_secret");
     let described = changed(&form, "description", "for the alarms");

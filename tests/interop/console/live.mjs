@@ -50,6 +50,18 @@ await scenario(async (it) => {
     assert.equal(await page.evaluate(() => window.isTheSamePage), true, "without a reload");
   });
 
+  await it.step("a page that hears nothing says so, until it does", async () => {
+    const isNews = (request) => request.url().endsWith("/events") || request.headers()["x-live"] !== undefined;
+    const cut = (route) => (isNews(route.request()) ? route.abort() : route.continue());
+    await it.expecting(/ERR_FAILED/, async () => {
+      await page.route("**/*", cut);
+      await page.goto(`${rig.console}/`);
+      await page.getByRole("alert").getByText("No connection to Gatepost").waitFor();
+      await page.unroute("**/*", cut);
+      await page.getByText("No connection to Gatepost").waitFor({ state: "detached" });
+    });
+  });
+
   await it.step("what a person has in hand stays theirs", () => inHand(page));
 
   await it.step("a page whose session has ended asks for a login by itself", async () => {

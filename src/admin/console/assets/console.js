@@ -23,9 +23,20 @@
     try {
       const answer = await fetch(location.href, { headers: { "X-Live": "1" }, redirect: "error" });
       if (answer.status === 401) { location.reload(); return; }
-      if (answer.ok) replace(await answer.text());
-    } catch { /* the next event, or the next half minute, tries again */ }
+      if (answer.ok) { replace(await answer.text()); connected(true); }
+    } catch { connected(false); /* the next event, or the next half minute, tries again */ }
     finally { fetching = false; renewSoon(STALE_MS); }
+  }
+
+  /** Says so where what is shown may be of the past. */
+  function connected(is) {
+    const told = document.getElementById("connection");
+    if (told.hasChildNodes() !== is) return;
+    if (is) { told.replaceChildren(); return; }
+    const text = document.createElement("p");
+    text.className = "flash bad";
+    text.textContent = `No connection to Gatepost since ${new Date().toLocaleTimeString()}: what is shown here is of before. Is the service running?`;
+    told.replaceChildren(text);
   }
 
   function replace(html) {
@@ -38,7 +49,7 @@
       if (fresh) renewInPlace(old, fresh);
     }
     // A row that has moved is built anew.
-    if (part && document.activeElement !== focused) {
+    if (part && document.activeElement !== focused && keyOf(focused) !== "") {
       const same = [...part.querySelectorAll(focused.tagName)].find((element) => keyOf(element) === keyOf(focused));
       same?.focus({ preventScroll: true });
     }
@@ -93,14 +104,22 @@
   function listen() {
     if (source !== null || document.hidden || live().length === 0) return;
     source = new EventSource("/events");
-    source.addEventListener("open", () => { failures = 0; });
+    source.addEventListener("open", () => {
+      failures = 0;
+      // What has changed meanwhile is told to nobody.
+      if (document.getElementById("connection").hasChildNodes()) renew();
+    });
     source.addEventListener("changed", () => {
       clearTimeout(pending); pending = null;
       renewSoon(QUIET_MS);
     });
     source.addEventListener("error", () => {
+      if (source === null) return;
+      // A look tells whether anybody is there.
+      clearTimeout(pending); pending = null;
+      renewSoon(QUIET_MS);
       // The browser comes back by itself, unless the answer was no.
-      if (source === null || source.readyState !== EventSource.CLOSED) return;
+      if (source.readyState !== EventSource.CLOSED) return;
       source = null;
       const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)];
       setTimeout(() => { renew(); listen(); }, wait);

@@ -52,6 +52,13 @@ struct FormPage {
     seen: String,
 }
 
+impl FormPage {
+    fn has_wrong_fields(&self) -> bool {
+        let mut entries = self.groups.iter().flat_map(|group| &group.entries);
+        entries.any(|entry| entry.field.error.is_some())
+    }
+}
+
 struct Group {
     title: &'static str,
     /// Whether it is shown at once.
