@@ -13,7 +13,11 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{api::Problem, connection::BODY_DEADLINE, server::API};
+use super::{
+    api::Problem,
+    connection::BODY_DEADLINE,
+    server::{API, BODY_LEN_MAX},
+};
 use crate::{mail::AccountName, mail::QueueId, oauth, oauth::Diagnosis, store};
 
 impl Problem {
@@ -174,6 +178,10 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T
 }
 
 fn json_problem(rejection: &JsonRejection) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let what = format!("the body is larger than {BODY_LEN_MAX} octets");
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, what).remedy("send it in parts");
+    }
     not_understood(rejection.status(), "the body", rejection)
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> anyhow::Result<ExitCo
     let line = format_args!("{} imported", text::messages(done));
     context.printer.line(line)?;
     if done == 0 && refused == 0 {
-        let line = "no envelope (ID.json) that was not imported before is there";
+        let line = "there is no envelope (ID.json) that has not been imported before";
         context.printer.line(line)?;
     }
     Ok(if refused == 0 {

@@ -31,12 +31,13 @@
   /** Says so where what is shown may be of the past. */
   function connected(is) {
     const told = document.getElementById("connection");
-    if (told.hasChildNodes() !== is) return;
-    if (is) { told.replaceChildren(); return; }
+    if (is || told) { if (is) told?.remove(); return; }
     const text = document.createElement("p");
+    text.id = "connection";
     text.className = "flash bad";
+    text.setAttribute("role", "alert");
     text.textContent = `No connection to Gatepost since ${new Date().toLocaleTimeString()}: what is shown here is of before. Is the service running?`;
-    told.replaceChildren(text);
+    document.getElementById("main").prepend(text);
   }
 
   function replace(html) {
@@ -107,7 +108,7 @@
     source.addEventListener("open", () => {
       failures = 0;
       // What has changed meanwhile is told to nobody.
-      if (document.getElementById("connection").hasChildNodes()) renew();
+      if (document.getElementById("connection")) renew();
     });
     source.addEventListener("changed", () => {
       clearTimeout(pending); pending = null;

@@ -169,12 +169,14 @@ impl<'a> Judge<'a> {
 
     /// Whether the device has sent since, or the door it stood at is open now.
     fn is_over(&self, seen: &ClientSeen, refusal: &Refusal) -> bool {
+        // Whoever was turned away at a door has told no name: what others of its address send since, at
+        // another door perhaps, opens none.
+        if is_denial(refusal) {
+            return self.is_allowed(seen);
+        }
         let device = (seen.address.clone(), seen.helo.clone());
-        let has_sent = self
-            .sent
-            .get(&device)
-            .is_some_and(|at| *at > refusal.last_at);
-        has_sent || (is_denial(refusal) && self.is_allowed(seen))
+        let sent = self.sent.get(&device);
+        sent.is_some_and(|at| *at > refusal.last_at)
     }
 
     /// The latest last.
@@ -388,6 +390,17 @@ mod tests {
                 "{other:?}"
             );
         }
+        // A closed door stays closed, whoever of that address sends by another.
+        let denied = refusal(5, "554 5.7.1 access denied");
+        let nameless = ClientSeen {
+            helo: None,
+            ..seen("192.168.7.20", 5, vec![denied])
+        };
+        let judge_of = |all: &[ClientSeen]| {
+            Judge::new(&[listener(Auth::None, &["10.0.0.0/8"])], all)
+                .is_over(&nameless, &nameless.refusals[0])
+        };
+        assert!(!judge_of(&[sent("printer", 6)]));
     }
 
     /// Only who is turned away at the door, and can be let in, is offered to be.
