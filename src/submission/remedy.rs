@@ -161,7 +161,13 @@ impl Case<'_> {
             write!(senders, "\", \"{sender}").unwrap_or_default();
             let line = format!("in the [[client]] {login}: senders = [\"{senders}\"]");
             let reason = format!("it sends as {sender}, which it may not");
-            return said(&reason, format!("{line}; or another sender in the device"));
+            let anew = format!(
+                "made in the console: remove it under Clients and add it anew with {sender} among its senders"
+            );
+            return said(
+                &reason,
+                format!("{line}; {anew}; or another sender in the device"),
+            );
         }
         if self.is(&Reply::NO_ROUTE) {
             let remedy = format!(
