@@ -61,6 +61,8 @@ pub struct Account {
     pub token_expires_at: Option<Timestamp>,
     /// When it was last refreshed.
     pub last_refresh_at: Option<Timestamp>,
+    /// Whether there is anything for a sign-out to forget, be it of use or not.
+    pub tokens_kept: bool,
     /// What will end by itself, told well before.
     pub warnings: Vec<Warning>,
     /// Messages that wait for delivery.
@@ -198,6 +200,7 @@ impl Account {
             (None, configured) => configured,
         };
         let warnings = token.as_ref().map(|token| token.warnings.clone());
+        let tokens_kept = token.as_ref().is_some_and(|token| token.tokens_kept);
         let (token_state, token_trouble, token_expires_at, last_refresh_at) = match token {
             Some(token) => (
                 Some(token.state),
@@ -240,6 +243,7 @@ impl Account {
             remedy,
             token_expires_at,
             last_refresh_at,
+            tokens_kept,
             warnings: warnings.unwrap_or_default(),
             queued,
             limits,
@@ -891,6 +895,7 @@ mod tests {
             diagnosis: (state != State::Ready).then(|| diagnosis("token")),
             token_expires_at: Some(at(3600)),
             last_refresh_at: None,
+            tokens_kept: true,
             warnings: Vec::new(),
         });
         let lane = LaneStatus {
@@ -955,7 +960,7 @@ mod tests {
             "name": "alerts", "mailbox": "alerts@contoso.com", "provider": "contoso",
             "grant": "authorization_code", "transport": "smtp", "sends_by": "smtp", "state": "ready",
             "reason": null, "remedy": null, "token_expires_at": "1970-01-01T01:00:00Z",
-            "last_refresh_at": null, "warnings": [], "queued": 3,
+            "last_refresh_at": null, "tokens_kept": true, "warnings": [], "queued": 3,
             "limits": {
                 "connections": 2, "connections_now": 1,
                 "messages_per_minute": 27, "messages_per_minute_now": 13.5,

@@ -324,6 +324,8 @@ pub struct Status {
     pub token_expires_at: Option<Timestamp>,
     /// When it was last refreshed.
     pub last_refresh_at: Option<Timestamp>,
+    /// Whether there is anything for a sign-out to forget, be it of use or not.
+    pub tokens_kept: bool,
     /// What will end by itself, told well before.
     pub warnings: Vec<Warning>,
 }

@@ -23,6 +23,7 @@ const ACCOUNT: &[&str] = &[
     "remedy",
     "token_expires_at",
     "last_refresh_at",
+    "tokens_kept",
     "queued",
     "limits",
 ];

@@ -130,6 +130,31 @@ fn signing_in_with_a_browser() {
     assert!(!account.contains(&out), "there is nothing to sign out of");
 }
 
+/// What the provider takes no more may be forgotten here as well, whoever looks first.
+#[test]
+fn signing_out_of_a_sign_in_that_has_ended() {
+    let mut desk = Desk::signed_in();
+    let out = format!("{ACCOUNT}/sign-out");
+    desk.practice.ask("POST /faults", r#"{"fault":"revoke"}"#);
+    desk.practice.site.submit(&message("waits", b"Hello.\r\n"));
+    desk.practice
+        .site
+        .wait_account("practice", "sign_in_needed");
+    assert!(desk.page(ACCOUNT).contains(&out), "{}", desk.page(ACCOUNT));
+
+    desk.practice.relay.process.kill();
+    desk.practice.relay = desk.practice.site.start();
+    desk.browser = Browser::logged_in(&desk.practice.site);
+    desk.practice
+        .site
+        .wait_account("practice", "sign_in_needed");
+    assert!(desk.page(ACCOUNT).contains(&out), "{}", desk.page(ACCOUNT));
+    desk.browser.submit(ACCOUNT, &out, &[("confirmed", "yes")]);
+    let account = desk.page(ACCOUNT);
+    assert!(account.contains("Signed out"), "{account}");
+    assert!(!account.contains(&out), "there is nothing to sign out of");
+}
+
 /// A browser elsewhere was sent to an address that it cannot open: that address is pasted.
 #[test]
 fn the_address_is_pasted() {

@@ -113,6 +113,7 @@ impl Refresher {
         let now = self.parts.clock.now();
         self.look_ahead(now);
         self.view.send_modify(|view| {
+            view.tokens_kept = true;
             view.last_refresh_at = Some(now);
             let slot = view.slots.entry(service).or_default();
             slot.token = Some(live);

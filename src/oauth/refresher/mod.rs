@@ -384,7 +384,9 @@ impl Refresher {
     fn consider(&mut self) {
         let services = self.services();
         self.schedules.clear();
+        let tokens_kept = self.record.is_some() || self.locked;
         self.view.send_modify(|view| {
+            view.tokens_kept = tokens_kept;
             view.slots.retain(|service, _| services.contains(service));
         });
         if let Err(diagnosis) = self.way() {

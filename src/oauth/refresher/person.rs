@@ -188,6 +188,7 @@ impl Refresher {
             .diagnosis("signed out", "sign in: gatepost login ACCOUNT");
         self.rest(&diagnosis);
         self.parts.vault.delete(&self.profile.name).await?;
+        self.view.send_modify(|view| view.tokens_kept = false);
         let revoked = unrevoked.is_none();
         tracing::info!(event = "signed_out", account = %self.profile.name, revoked);
         Ok(unrevoked)

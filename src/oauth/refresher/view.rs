@@ -25,6 +25,8 @@ pub(in crate::oauth) struct View {
     pub(in crate::oauth) slots: BTreeMap<Service, Slot>,
     pub(in crate::oauth) last_refresh_at: Option<Timestamp>,
     pub(in crate::oauth) consent: Consent,
+    /// There is a record, be it of use or not.
+    pub(in crate::oauth) tokens_kept: bool,
 }
 
 /// How the token for one service stands.
@@ -76,6 +78,7 @@ impl View {
             diagnosis: diagnosis.or_else(|| self.slots.values().find_map(trouble)),
             token_expires_at: best.and_then(|slot| Some(slot.token.as_ref()?.expires_at)),
             last_refresh_at: self.last_refresh_at,
+            tokens_kept: self.tokens_kept,
             warnings: Vec::new(),
         }
     }

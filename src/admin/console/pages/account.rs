@@ -13,7 +13,7 @@ use super::{
 use crate::{
     admin::{
         Shared,
-        api::{Account, AccountLimits, AccountState, Problem, SignedOut, Transport},
+        api::{Account, AccountLimits, Problem, SignedOut, Transport},
         console::{
             Confirm, Frame, Page, Visitor, confirm, done, failed,
             form::Posted,
@@ -126,11 +126,6 @@ pub(in crate::admin::console) async fn show(
 }
 
 impl Shown {
-    /// Whether there is anything to sign out of: an account that lost its sign-in may have tokens still.
-    fn is_signed_in(&self) -> bool {
-        self.account.state != AccountState::SignInNeeded || self.token.is_some()
-    }
-
     fn new(account: Account, now: Timestamp) -> Self {
         let warnings = account.warnings.iter().map(|warning| {
             let when = Moment::new(warning.expires_at, now);
