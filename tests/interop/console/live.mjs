@@ -91,7 +91,12 @@ async function inHand(page) {
     await page.locator("#accounts").getByText("ready").waitFor();
     assert.ok(await isFocused(account), `${path}: the focus stays`);
   }
+  // Whoever presses a key when a button has gone must not press another one.
+  await page.goto(`${rig.console}/accounts/alerts`);
+  await page.getByRole("button", { name: "Put on hold" }).focus();
   await api("POST", "/accounts/alerts/hold");
+  await page.getByRole("button", { name: "Release" }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), "BODY", "the focus goes with its button");
   await page.goto(`${rig.console}/queue`);
   await page.getByText("The queue is empty").waitFor();
   assert.equal(await page.getByRole("button", { name: "Hold" }).count(), 0, "with nothing to do it to");

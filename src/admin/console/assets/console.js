@@ -31,7 +31,8 @@
   /** Says so where what is shown may be of the past. */
   function connected(is) {
     const told = document.getElementById("connection");
-    if (is || told) { if (is) told?.remove(); return; }
+    if (is) { told?.remove(); return; }
+    if (told) return;
     const text = document.createElement("p");
     text.id = "connection";
     text.className = "flash bad";
@@ -123,7 +124,7 @@
       if (source.readyState !== EventSource.CLOSED) return;
       source = null;
       const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)];
-      setTimeout(() => { renew(); listen(); }, wait);
+      setTimeout(listen, wait);
     });
   }
 
