@@ -44,19 +44,12 @@ struct FormPage {
     title: String,
     action: String,
     back: String,
-    /// What is wrong and is no field's.
-    problems: Vec<String>,
+    /// What is wrong: the field's id, if it has one, and the text.
+    wrong: Vec<(String, String)>,
     groups: Vec<Group>,
     /// Whether there is a password that can be forgotten.
     has_password: bool,
     seen: String,
-}
-
-impl FormPage {
-    fn has_wrong_fields(&self) -> bool {
-        let mut entries = self.groups.iter().flat_map(|group| &group.entries);
-        entries.any(|entry| entry.field.error.is_some())
-    }
 }
 
 struct Group {
@@ -191,7 +184,18 @@ impl Filled {
                 entries,
             }
         });
+        let groups: Vec<Group> = groups.collect();
+        let of_form = self
+            .problems
+            .iter()
+            .map(|text| (String::new(), text.clone()));
+        let entries = groups.iter().flat_map(|group| &group.entries);
+        let of_fields = entries.filter_map(|Entry { field, .. }| {
+            let error = field.error.as_ref()?;
+            Some((field.name.to_owned(), format!("{}: {error}", field.label)))
+        });
         let page = FormPage {
+            wrong: of_form.chain(of_fields).collect(),
             frame: Frame::new(shared, visitor, "/accounts"),
             title: self.name.as_ref().map_or_else(
                 || "Add account".to_owned(),
@@ -202,8 +206,7 @@ impl Filled {
                 Some(name) => path(name.as_str()),
                 None => "/accounts".to_owned(),
             },
-            problems: self.problems.clone(),
-            groups: groups.collect(),
+            groups,
             has_password: self.has_password,
             seen: self.seen.clone(),
         };
