@@ -81,6 +81,8 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
     let status = handlers::status(State(Arc::clone(&shared))).await.0;
     let queue = figures(&shared, &counts, now).await?;
     let hour = shared.history.last_hour();
+    let lane = |account: &Account| shared.parts.delivery.status(&account.name);
+    let is_failing = |account: &Account| lane(account).is_some_and(|lane| lane.failing);
     let chart =
         |what, of: fn(&Minute) -> u64| Chart::new(what, &hour.iter().map(of).collect::<Vec<_>>());
     let page = Overview {
@@ -88,7 +90,7 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
         failed: chart("returned", |minute| minute.failed),
         warnings: warnings(&accounts, &shared.view().warnings),
         frame: Frame::new(&shared, &visitor, "/"),
-        flow: flow(&accounts, &counts, &status.not_ready, now),
+        flow: flow(&accounts, is_failing, &counts, &status.not_ready, now),
         queue,
         disk: disk(&status.state_dir),
         status,
@@ -137,6 +139,7 @@ const WAIT_MAX: SignedDuration = SignedDuration::from_mins(2);
 /// and sends none.
 fn flow(
     accounts: &[Account],
+    is_failing: impl Fn(&Account) -> bool,
     counts: &[(AccountName, Counts)],
     not_ready: &[String],
     now: Timestamp,
@@ -146,9 +149,9 @@ fn flow(
         let oldest = counts.find_map(|(_, counts)| counts.oldest_at);
         oldest.is_some_and(|at| now.duration_since(at) > WAIT_MAX)
     };
+    // The state alone does not tell: a token that cannot be refreshed for now still sends until it ends.
     let is_stuck = |account: &&Account| {
-        let retries = account.state == AccountState::Retrying;
-        !account.can_send(now) || (retries && waits_too_long(account))
+        !account.can_send(now) || (is_failing(account) && waits_too_long(account))
     };
     let stuck: Vec<&str> = (accounts.iter().filter(is_stuck))
         .map(|account| account.name.as_str())
@@ -252,7 +255,7 @@ mod tests {
         for (states, not_ready, tone) in cases {
             let accounts: Vec<_> = states.iter().map(|state| account("a", *state)).collect();
             let not_ready: Vec<_> = not_ready.iter().map(ToString::to_string).collect();
-            let flow = flow(&accounts, &[], &not_ready, Timestamp::UNIX_EPOCH);
+            let flow = flow(&accounts, |_| false, &[], &not_ready, Timestamp::UNIX_EPOCH);
             assert_eq!(flow.tone, tone, "{states:?} {not_ready:?}: {flow:?}");
         }
     }
@@ -264,7 +267,7 @@ mod tests {
         retrying.provider = None;
         let ready = account("b", AccountState::Ready);
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1);
-        let tone = |accounts: &[Account], waited: SignedDuration| {
+        let told = |accounts: &[Account], failing: &str, waited: SignedDuration| {
             let counts = Counts {
                 queued: 1,
                 oldest_at: Some(now - waited),
@@ -273,8 +276,10 @@ mod tests {
             let counts: Vec<_> = (accounts.iter())
                 .map(|account| (account.name.clone(), counts))
                 .collect();
-            flow(accounts, &counts, &[], now).tone
+            let is_failing = |account: &Account| account.name.as_str() == failing;
+            flow(accounts, is_failing, &counts, &[], now).tone
         };
+        let tone = |accounts: &[Account], waited| told(accounts, "a", waited);
         let (moment, minutes) = (SignedDuration::from_secs(5), SignedDuration::from_mins(3));
         let alone = [retrying.clone()];
         assert_eq!(
@@ -284,6 +289,10 @@ mod tests {
         assert_eq!(tone(&[retrying, ready.clone()], minutes), "warn");
         // A recipient that is asked to wait is nothing of the account's.
         assert_eq!(tone(&[ready], minutes), "good");
+        // Nor is a token that cannot be refreshed while the old one sends.
+        let mut refreshing = account("a", AccountState::Retrying);
+        refreshing.token_expires_at = Some(now + SignedDuration::from_mins(4));
+        assert_eq!(told(&[refreshing], "", minutes), "good");
     }
 
     #[test]
