@@ -900,6 +900,7 @@ mod tests {
         });
         let lane = LaneStatus {
             held,
+            awaits_release: false,
             paused_until,
             failing,
             trouble: "connection refused".into(),

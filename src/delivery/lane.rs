@@ -218,6 +218,7 @@ impl Lane {
         });
         LaneStatus {
             held: state.gate.held().cloned(),
+            awaits_release: self.account.is_stopped && self.account.fallback.is_none(),
             paused_until,
             failing: state.gate.is_failing(),
             trouble: state.trouble.clone(),

@@ -193,6 +193,8 @@ pub struct Limits {
 pub struct LaneStatus {
     /// On hold: mail waits, nothing bounces, no retries burn.
     pub held: Option<Diagnosis>,
+    /// On hold until a person releases it, and no other account stands in.
+    pub awaits_release: bool,
     /// Not before then (throttled, or the connection failed).
     pub paused_until: Option<Timestamp>,
     /// The server or a token could not be had, and no message has passed since.

@@ -97,6 +97,28 @@ fn the_queue_is_searched_and_paged() {
     );
 }
 
+/// Only an operator's stop waits for a release: what the provider has refused is tried again.
+#[test]
+fn what_waits_for_a_release_says_so() {
+    let sink = Sink::start();
+    sink.answer_mail(Some("530 5.7.57 Client not authenticated to send mail"));
+    let site = Site::plain(&sink);
+    let _relay = site.start();
+    let browser = Browser::logged_in(&site);
+    submit(&site, "app@example.test", &["a@x.example"]);
+    site.wait_account("alerts", "held");
+    let waits = "when account alerts is released";
+    let page = || browser.get("/queue").body;
+    assert!(!page().contains(waits), "{}", page());
+    browser.submit("/accounts/alerts", "/accounts/alerts/hold", &[]);
+    assert!(page().contains(waits), "{}", page());
+    let [id] = &*listed(&page()) else {
+        panic!("{}", page())
+    };
+    let message = browser.get(&format!("/queue/{id}")).body;
+    assert!(message.contains(waits), "{message}");
+}
+
 /// Ticked messages are held, released, tried and deleted; a deletion asks first.
 #[test]
 fn ticked_messages_are_operated_on() {

@@ -226,7 +226,7 @@ async fn standing(
         return Ok(None);
     };
     let accounts = shared.accounts().await?;
-    let mut standing = Standing::new(shared, &entry, detail, &on_hold(&accounts), now);
+    let mut standing = Standing::new(shared, &entry, detail, &on_hold(shared), now);
     let account = accounts.into_iter().find(|a| a.name == entry.account);
     standing.account = match account {
         None => Some((

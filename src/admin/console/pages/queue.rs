@@ -17,7 +17,7 @@ use super::operate;
 use crate::{
     admin::{
         Shared,
-        api::{Account, AccountState, QueueEntry, QueueState},
+        api::{QueueEntry, QueueState},
         console::{
             Frame, Page, Visitor,
             form::Posted,
@@ -293,7 +293,7 @@ async fn show(State(shared): AppState, visitor: Visitor, RawQuery(query): RawQue
         .search_queue(&asked.search(), after, PAGE_LEN)
         .await?;
     let stored = shared.parts.queue.counts().await?;
-    let held = on_hold(&shared.accounts_with(&stored));
+    let held = on_hold(&shared);
     let rows = entries.iter().map(|(entry, delivering)| {
         let shown = QueueEntry::new(entry, *delivering);
         Row::new(shown, shared.remedy(entry), &held, now)
@@ -319,10 +319,13 @@ async fn show(State(shared): AppState, visitor: Visitor, RawQuery(query): RawQue
     Ok(render(StatusCode::OK, &page))
 }
 
-/// The accounts that a person must release.
-pub(super) fn on_hold(accounts: &[Account]) -> Vec<AccountName> {
-    let held = accounts.iter().filter(|it| it.state == AccountState::Held);
-    held.map(|account| account.name.clone()).collect()
+/// The accounts whose mail waits for a person who releases them.
+pub(super) fn on_hold(shared: &Shared) -> Vec<AccountName> {
+    let lane = |name: &AccountName| shared.parts.delivery.status(name);
+    let view = shared.view();
+    let names = view.accounts.iter().map(|facts| &facts.name);
+    let held = names.filter(|name| lane(name).is_some_and(|lane| lane.awaits_release));
+    held.cloned().collect()
 }
 
 /// What there is at all.
