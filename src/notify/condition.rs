@@ -326,12 +326,11 @@ impl Conditions {
         notices
     }
 
-    /// What stands and was told, as whoever has not heard of it is told.
+    /// What was told and is not over, as whoever has not heard of it is told.
     pub fn standing(&self, at: Timestamp) -> Vec<Notice> {
         let known = self.known.values();
-        let standing = known.filter(|known| known.told.is_some() && known.gone_from.is_none());
-        standing
-            .map(|known| Notice::of(Event::Problem, &known.condition, known.since, at))
+        let told = known.filter(|known| known.told.is_some());
+        told.map(|known| Notice::of(Event::Problem, &known.condition, known.since, at))
             .collect()
     }
 

@@ -167,13 +167,38 @@ impl Failure {
 #[derive(Debug, Clone)]
 pub struct Notifier {
     inner: Arc<Inner>,
-    waiting: [mpsc::Sender<Arc<Notice>>; 3],
+    waiting: [mpsc::Sender<Waiting>; 3],
+}
+
+/// A notice that waits for one way.
+#[derive(Debug)]
+struct Waiting {
+    notice: Arc<Notice>,
+    /// [`Set::led`] when it was handed over.
+    led: u64,
+}
+
+/// The ways as they are set.
+#[derive(Debug)]
+struct Set {
+    config: Config,
+    /// How often each way was led elsewhere.
+    led: [u64; 3],
+}
+
+impl Set {
+    fn led(&self, channel: Channel) -> u64 {
+        let mut ways = Channel::ALL.into_iter().zip(self.led);
+        ways.find(|(way, _)| *way == channel)
+            .map_or(0, |(_, led)| led)
+    }
 }
 
 #[derive(Debug)]
 struct Inner {
     parts: Parts,
-    config: Mutex<Arc<Config>>,
+    set: Mutex<Arc<Set>>,
+    /// Locked before `set`: what is told and to whom is decided at once.
     conditions: Mutex<Conditions>,
     clients: Clients,
 }
@@ -184,7 +209,10 @@ impl Notifier {
     pub fn start(config: Config, parts: Parts) -> Self {
         let inner = Arc::new(Inner {
             parts,
-            config: Mutex::new(Arc::new(config)),
+            set: Mutex::new(Arc::new(Set {
+                config,
+                led: [0; 3],
+            })),
             conditions: Mutex::default(),
             clients: Clients::default(),
         });
@@ -203,19 +231,21 @@ impl Notifier {
         Self { inner, waiting }
     }
 
-    /// Takes a new configuration; what waits goes the new way. Whom a way leads to that is new is
-    /// told what stands: to them it is news.
+    /// Takes a new configuration. Whom a way leads to that is new is told what stands: to them it is
+    /// news. What still waits for such a way and stands is told once, therefore.
     pub fn reconfigure(&self, config: Config) {
-        let config = Arc::new(config);
-        let old = std::mem::replace(&mut *self.inner.lock_config(), Arc::clone(&config));
-        let new = |channel: &Channel| !channel.is_same(&old, &config);
+        let conditions = self.inner.lock_conditions();
+        let old = self.inner.set();
+        let new = |channel: &Channel| !channel.is_same(&old.config, &config);
         let new: Vec<Channel> = Channel::ALL.into_iter().filter(new).collect();
+        let led = Channel::ALL.map(|way| old.led(way) + u64::from(new.contains(&way)));
+        let set = Arc::new(Set { config, led });
+        *self.inner.lock_set() = Arc::clone(&set);
         if new.is_empty() {
             return;
         }
-        let at = self.inner.parts.clock.now();
-        for notice in self.inner.lock_conditions().standing(at) {
-            self.hand_over(&config, &new, notice);
+        for notice in conditions.standing(self.inner.parts.clock.now()) {
+            self.tell(&set, &new, notice);
         }
     }
 
@@ -223,10 +253,9 @@ impl Notifier {
     pub fn observe(&self, seen: Observation) {
         let at = self.inner.parts.clock.now();
         let mut conditions = self.inner.lock_conditions();
-        let notices = conditions.observe(seen, Instant::now(), at);
-        drop(conditions);
-        for notice in notices {
-            self.tell(notice);
+        let set = self.inner.set();
+        for notice in conditions.observe(seen, Instant::now(), at) {
+            self.tell(&set, &Channel::ALL, notice);
         }
     }
 
@@ -234,7 +263,8 @@ impl Notifier {
     /// the arguments of a command may hold one.
     #[must_use]
     pub fn ways(&self) -> Vec<(Channel, Option<String>)> {
-        let config = self.inner.config();
+        let set = self.inner.set();
+        let config = &set.config;
         let set_to = |channel| match channel {
             Channel::Webhook => config
                 .webhook
@@ -260,14 +290,14 @@ impl Notifier {
     /// Sends a test notice, `only` one way or every way that is set, once; what became of each. Empty:
     /// none is set.
     pub async fn test(&self, only: Option<Channel>) -> Vec<Tried> {
-        let config = self.inner.config();
+        let set = self.inner.set();
         let notice = Notice::test(self.inner.parts.clock.now());
         let is_meant = |way: &Channel| only.is_none_or(|only| *way == only);
-        let set = Channel::ALL.into_iter().filter(|way| way.is_set(&config));
-        let set = set.filter(is_meant);
+        let ways = Channel::ALL.into_iter();
+        let ways = ways.filter(|way| way.is_set(&set.config) && is_meant(way));
         let mut tried = Vec::new();
-        for channel in set {
-            let sent = self.inner.send(channel, &config, &notice).await;
+        for channel in ways {
+            let sent = self.inner.send(channel, &set.config, &notice).await;
             let ok = sent.is_ok();
             let detail = sent.unwrap_or_else(|failure| failure.what);
             tried.push(Tried {
@@ -279,8 +309,8 @@ impl Notifier {
         tried
     }
 
-    fn tell(&self, notice: Notice) {
-        let config = self.inner.config();
+    /// Gives a notice to those of `channels` that are set.
+    fn tell(&self, set: &Set, channels: &[Channel], notice: Notice) {
         tracing::warn!(
             event = "notice",
             about = notice.event.name(),
@@ -288,19 +318,20 @@ impl Notifier {
             account = notice.account.as_ref().map(tracing::field::display),
             title = notice.title,
         );
-        self.hand_over(&config, &Channel::ALL, notice);
-    }
-
-    /// Gives a notice to those of `channels` that are set.
-    fn hand_over(&self, config: &Config, channels: &[Channel], notice: Notice) {
-        let notice = Arc::new(if config.addresses {
+        let notice = Arc::new(if set.config.addresses {
             notice
         } else {
             without_addresses(notice)
         });
         for (channel, waiting) in Channel::ALL.into_iter().zip(&self.waiting) {
-            let is_meant = channels.contains(&channel) && channel.is_set(config);
-            if is_meant && waiting.try_send(Arc::clone(&notice)).is_err() {
+            if !channels.contains(&channel) || !channel.is_set(&set.config) {
+                continue;
+            }
+            let one = Waiting {
+                notice: Arc::clone(&notice),
+                led: set.led(channel),
+            };
+            if waiting.try_send(one).is_err() {
                 tracing::warn!(
                     event = "notice_dropped",
                     channel = channel.name(),
@@ -325,8 +356,8 @@ fn without_addresses(notice: Notice) -> Notice {
 const RESULTS: [&str; 4] = ["sent", "failed", "dropped", "skipped"];
 
 impl Inner {
-    fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.lock_config())
+    fn set(&self) -> Arc<Set> {
+        Arc::clone(&self.lock_set())
     }
 
     fn lock_conditions(&self) -> std::sync::MutexGuard<'_, Conditions> {
@@ -335,8 +366,8 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_config(&self) -> std::sync::MutexGuard<'_, Arc<Config>> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_set(&self) -> std::sync::MutexGuard<'_, Arc<Set>> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counter(
@@ -391,14 +422,14 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, mut notices: mpsc::Receiver<Arc<Notice>>) {
-        while let Some(notice) = self.next(&mut notices).await {
-            self.deliver(&notice).await;
+    async fn run(self, mut notices: mpsc::Receiver<Waiting>) {
+        while let Some(waiting) = self.next(&mut notices).await {
+            self.deliver(&waiting).await;
         }
     }
 
     /// The next notice; when told to stop, what waits, then none.
-    async fn next(&self, notices: &mut mpsc::Receiver<Arc<Notice>>) -> Option<Arc<Notice>> {
+    async fn next(&self, notices: &mut mpsc::Receiver<Waiting>) -> Option<Waiting> {
         tokio::select! {
             notice = notices.recv() => notice,
             () = self.inner.parts.tasks.stopped() => notices.try_recv().ok(),
@@ -406,12 +437,13 @@ impl Worker {
     }
 
     /// Until it went, or will never.
-    async fn deliver(&self, notice: &Notice) {
+    async fn deliver(&self, waiting: &Waiting) {
+        let notice = &*waiting.notice;
         let channel = self.channel.name();
         let mut tries = 0;
         let failure = loop {
-            let config = self.inner.config();
-            if let Some(why) = self.skipped(&config, notice) {
+            let set = self.inner.set();
+            if let Some(why) = self.skipped(&set, waiting) {
                 tracing::warn!(
                     event = "notice_skipped",
                     channel,
@@ -421,7 +453,7 @@ impl Worker {
                 self.inner.counter(self.channel, "skipped").inc();
                 return;
             }
-            let sent = self.inner.send(self.channel, &config, notice).await;
+            let sent = self.inner.send(self.channel, &set.config, notice).await;
             tries += 1;
             let failure = match sent {
                 Ok(detail) => {
@@ -462,11 +494,17 @@ impl Worker {
     }
 
     /// Why a notice does not go this way at all.
-    fn skipped(&self, config: &Config, notice: &Notice) -> Option<&'static str> {
-        if !self.channel.is_set(config) {
+    fn skipped(&self, set: &Set, waiting: &Waiting) -> Option<&'static str> {
+        let notice = &*waiting.notice;
+        if !self.channel.is_set(&set.config) {
             return Some("it is not set any more");
         }
-        let mail = config
+        // What is over stands no more, so nothing repeats it.
+        if waiting.led != set.led(self.channel) && notice.event != Event::Recovered {
+            return Some("the way leads elsewhere since, and was told what stands");
+        }
+        let mail = set
+            .config
             .mail
             .as_ref()
             .filter(|_| self.channel == Channel::Mail)?;

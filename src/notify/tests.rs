@@ -34,6 +34,30 @@ impl World {
         }
     }
 
+    fn tell(&self, notice: Notice) {
+        let set = self.notifier.inner.set();
+        self.notifier.tell(&set, &Channel::ALL, notice);
+    }
+
+    /// One that stands.
+    async fn notice_that_alerts_is_held(&self) {
+        let seen = Observation {
+            conditions: vec![Condition {
+                kind: Kind::AccountHeld,
+                account: Some(AccountName::new("alerts")),
+                which: String::new(),
+                stage: 0,
+                reason: "refused".to_owned(),
+                remedy: "sign in".to_owned(),
+            }],
+            accounts: vec![AccountName::new("alerts")],
+            ..Observation::default()
+        };
+        self.notifier.observe(seen.clone());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        self.notifier.observe(seen);
+    }
+
     async fn stop(self) -> Arc<Metrics> {
         self.tasks.stop();
         self.tasks.drained().await;
@@ -116,7 +140,7 @@ async fn a_webhook_that_fails_for_now_is_asked_again() {
     let answers = &["503 Later", "429 Slow down", "204 Done"];
     let (config, mut requests, _server) = webhook(answers).await;
     let world = World::new(config);
-    world.notifier.tell(broken("alerts"));
+    world.tell(broken("alerts"));
     for _ in answers {
         let request = requests.recv().await.unwrap();
         assert!(request.starts_with("POST /T0/canary "), "{request}");
@@ -132,7 +156,7 @@ async fn a_webhook_that_fails_for_now_is_asked_again() {
 async fn a_webhook_that_says_no_is_not_asked_again() {
     let (config, mut requests, _server) = webhook(&["404 Gone", "302 There"]).await;
     let world = World::new(config);
-    world.notifier.tell(broken("alerts"));
+    world.tell(broken("alerts"));
     requests.recv().await.unwrap();
     // The next request is the test's own, so the first was not repeated.
     let tried = world.notifier.test(None).await;
@@ -146,8 +170,8 @@ async fn a_webhook_that_says_no_is_not_asked_again() {
 #[tokio::test(start_paused = true)]
 async fn no_account_mails_about_its_own_trouble() {
     let mut world = World::new(by_mail());
-    world.notifier.tell(broken("spare"));
-    world.notifier.tell(broken("alerts"));
+    world.tell(broken("spare"));
+    world.tell(broken("alerts"));
     let request = world.mailbox.recv().await.unwrap();
     assert_eq!(request.notice.account, Some(AccountName::new("alerts")));
     assert_eq!(request.mail.account, AccountName::new("spare"));
@@ -162,7 +186,7 @@ async fn no_account_mails_about_its_own_trouble() {
         ..broken("spare")
     };
     for notice in [recovered, expiring] {
-        world.notifier.tell(notice);
+        world.tell(notice);
         let request = world.mailbox.recv().await.unwrap();
         request.done.send(Ok("queued".to_owned())).unwrap();
     }
@@ -176,21 +200,7 @@ async fn no_account_mails_about_its_own_trouble() {
 async fn a_way_that_is_new_is_told_what_stands() {
     let (old, mut old_requests, _old_server) = webhook(&["204 Done", "204 Done"]).await;
     let world = World::new(old.clone());
-    let seen = Observation {
-        conditions: vec![Condition {
-            kind: Kind::AccountHeld,
-            account: Some(AccountName::new("alerts")),
-            which: String::new(),
-            stage: 0,
-            reason: "refused".to_owned(),
-            remedy: "sign in".to_owned(),
-        }],
-        accounts: vec![AccountName::new("alerts")],
-        ..Observation::default()
-    };
-    world.notifier.observe(seen.clone());
-    tokio::time::advance(Duration::from_secs(60)).await;
-    world.notifier.observe(seen);
+    world.notice_that_alerts_is_held().await;
     old_requests.recv().await.unwrap();
 
     let mail = by_mail().mail;
@@ -205,11 +215,32 @@ async fn a_way_that_is_new_is_told_what_stands() {
     assert!(next.contains("\"event\":\"test\""), "{next}");
 }
 
+/// A wrong URL is put right while its notice is tried again.
+#[tokio::test(start_paused = true)]
+async fn a_way_put_right_is_told_once() {
+    let (wrong, mut refused, _wrong_server) = webhook(&["503 Later"]).await;
+    let (right, mut told, _right_server) = webhook(&["204 Done", "204 Done"]).await;
+    let world = World::new(wrong);
+    world.notice_that_alerts_is_held().await;
+    refused.recv().await.unwrap();
+    // Not seen for a moment is not over.
+    world.notifier.observe(Observation {
+        accounts: vec![AccountName::new("alerts")],
+        ..Observation::default()
+    });
+    world.notifier.reconfigure(right);
+    let request = told.recv().await.unwrap();
+    assert!(request.contains("\"event\":\"problem\""), "{request}");
+    let metrics = world.stop().await;
+    assert_eq!(count(&metrics, Channel::Webhook, "skipped"), 1);
+    assert_eq!(count(&metrics, Channel::Webhook, "sent"), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn more_than_a_way_can_take_is_dropped_and_counted() {
     let world = World::new(by_mail());
     for _ in 0..WAITING_MAX + 10 {
-        world.notifier.tell(broken("alerts"));
+        world.tell(broken("alerts"));
     }
     assert_eq!(count(&world.metrics, Channel::Mail, "dropped"), 10);
 }
@@ -218,7 +249,7 @@ async fn more_than_a_way_can_take_is_dropped_and_counted() {
 async fn nobody_is_told_where_no_way_is_set() {
     let world = World::new(silent());
     assert!(world.notifier.test(None).await.is_empty());
-    world.notifier.tell(broken("alerts"));
+    world.tell(broken("alerts"));
     let metrics = world.stop().await;
     assert_eq!(count(&metrics, Channel::Webhook, "failed"), 0);
 }
