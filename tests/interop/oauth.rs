@@ -453,7 +453,7 @@ fn wrong_user_refused() {
             .edit(&rig.provider.table(), &rig.provider.table_by_issuer());
         rig.site
             .edit("openid offline_access smtp", "offline_access smtp");
-        let relay = rig.site.start();
+        let _relay = rig.site.start();
         let mut login = Login::start(&rig.site, &["login", "alerts", "--no-browser"]);
         let url = login.url(&format!("http://{}/auth", rig.provider.address));
         let page = rig.provider.press(&url, STRANGER, &[]);
@@ -461,7 +461,7 @@ fn wrong_user_refused() {
         said_by(&page);
         said_by(&login.refused());
         // Who it was is personal data: in the log with log.addresses alone.
-        let log = relay.process.log();
+        let log = rig.site.log_with("sign_in_failed");
         let line = log.lines().find(|line| line.contains("sign_in_failed"));
         assert!(!line.unwrap().contains('@'), "{log}");
         let account = rig.site.wait_account("alerts", "sign_in_needed");

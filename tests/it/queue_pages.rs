@@ -124,7 +124,7 @@ fn what_waits_for_a_release_says_so() {
 fn ticked_messages_are_operated_on() {
     let sink = Sink::start();
     let site = busy(&sink);
-    let relay = site.start();
+    let _relay = site.start();
     let browser = Browser::logged_in(&site);
     submit(&site, "app@example.test", &["a@x.example", "b@x.example"]);
     eventually("one was tried", || {
@@ -192,8 +192,7 @@ fn ticked_messages_are_operated_on() {
     );
     assert_eq!(browser.get("/queue/0000000000000").status, 404);
     assert_eq!(browser.get("/queue/nonsense").status, 404);
-    let log = relay.process.log();
-    assert!(log.contains("POST /queue/delete"), "{log}");
+    site.log_with("POST /queue/delete");
 }
 
 /// All that a search finds is operated on in the background, and nothing that came later; the page
@@ -202,7 +201,7 @@ fn ticked_messages_are_operated_on() {
 fn all_that_match_are_operated_on() {
     let sink = Sink::start();
     let site = busy(&sink);
-    let relay = site.start();
+    let _relay = site.start();
     let browser = Browser::logged_in(&site);
     // More than are looked at and operated on at once.
     let many: Vec<String> = (0..560).map(|n| format!("r{n}@example.org")).collect();
@@ -225,8 +224,7 @@ fn all_that_match_are_operated_on() {
         // A message that was just being delivered is left alone, and told.
         (550..=560).contains(&held).then_some(())
     });
-    let log = relay.process.log();
-    assert!(log.contains("queue_run"), "{log}");
+    site.log_with("queue_run");
 
     // What comes between the question and the answer is not deleted.
     let held = [("state", "held"), ("all", "yes")];
@@ -338,7 +336,7 @@ fn a_message_is_text() {
     let sink = Sink::start();
     let site = busy(&sink);
     sink.answer_mail(Some(&format!("451 4.7.500 {SCRIPT} busy")));
-    let relay = site.start();
+    let _relay = site.start();
     let browser = Browser::logged_in(&site);
     let mut client = Client::ehlo(site.smtp).unwrap();
     let to = ["\"<img/src=x>\"@example.org"];
@@ -391,7 +389,7 @@ fn a_message_is_text() {
     );
     assert!(body.body.contains("onerror"), "{}", body.body);
 
-    let log = relay.process.log();
+    let log = site.log_with("message read");
     let read: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("message read"))

@@ -267,7 +267,7 @@ fn the_wrong_mailbox() {
     told(&login.refused());
     let account = practice.site.wait_account("practice", "sign_in_needed");
     told(&format!("{} {}", account["reason"], account["remedy"]));
-    let log = practice.relay.process.log();
+    let log = practice.site.log_with("sign_in_failed");
     let line = log
         .lines()
         .find(|line| line.contains("sign_in_failed"))

@@ -239,6 +239,14 @@ impl Site {
         found.unwrap_or_else(|| panic!("no account {name}"))
     }
 
+    /// What is logged, once these words are in it: the log is written behind what is done.
+    pub(crate) fn log_with(&self, words: &str) -> String {
+        eventually(&format!("the log has {words:?}"), || {
+            let log = fs::read_to_string(self.log()).unwrap_or_default();
+            log.contains(words).then_some(log)
+        })
+    }
+
     /// Waits until the account is in this state; the account as it then is.
     pub(crate) fn wait_account(&self, name: &str, state: &str) -> Value {
         eventually(&format!("account {name} is {state}"), || {

@@ -23,8 +23,10 @@ await scenario(async (it) => {
     await page.getByRole("button", { name: "Show the body" }).click();
     await page.getByText("<script>alert(2)</script>").first().waitFor();
     await look(page, "queue-body");
-    const read = readFileSync(rig.log, "utf8").split("\n").filter((line) => line.includes("message read"));
-    assert.ok(read.some((line) => line.includes(id)), "that it was looked at is in the log");
+    await eventually("that it was looked at is in the log", () => {
+      const read = readFileSync(rig.log, "utf8").split("\n").filter((line) => line.includes("message read"));
+      return read.some((line) => line.includes(id));
+    });
     await page.goto(`${rig.console}/trace`);
     await page.locator("summary").first().click();
     assert.equal(await page.locator("main img").count(), 0);

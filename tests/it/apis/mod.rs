@@ -465,8 +465,7 @@ fn auto_goes_over_to_graph_when_smtp_is_switched_off() {
         reason.contains("SMTP AUTH is switched off for this mailbox"),
         "{reason}"
     );
-    let log = fs::read_to_string(rig.site.log()).unwrap();
-    assert!(log.contains("transport_switched"), "{log}");
+    rig.site.log_with("transport_switched");
     let (_, metrics) = rig.site.get("/metrics").unwrap();
     let switches = "gatepost_transport_switches_total{to=\"graph\"} 1";
     assert!(metrics.contains(switches), "{metrics}");

@@ -1,8 +1,6 @@
 //! Refusals that the practice provider plays over SMTP with STARTTLS and a token: before there is a
 //! transaction, and of a sender that the account may not use.
 
-use std::fs;
-
 use serde_json::json;
 
 use super::{By, Rig, TO, addressed, recipients, set};
@@ -95,8 +93,7 @@ fn a_sender_that_the_account_may_not_use_is_told_so() {
             assert!(report.contains(told), "{told}: {report}");
         }
         // What helps is the operator's to know.
-        let log = fs::read_to_string(rig.site.log()).unwrap();
-        assert!(log.contains(remedy), "{remedy}: {log}");
+        rig.site.log_with(remedy);
         rig.site.wait_account("practice", "ready");
     }
     rig.submit(&[TO], &addressed(TO, ""));
