@@ -184,6 +184,7 @@ fn made_routes() -> Routes {
         ),
         ("/logins", Method::GET, get(logins::list)),
         ("/logins", Method::POST, post(logins::add)),
+        ("/logins/{name}", Method::PUT, put(logins::change)),
         ("/logins/{name}", Method::DELETE, delete(logins::remove)),
         ("/logins/{name}/rotate", Method::POST, post(logins::rotate)),
         ("/logins/{name}/enable", Method::POST, post(logins::enable)),

@@ -161,12 +161,10 @@ impl Case<'_> {
             write!(senders, "\", \"{sender}").unwrap_or_default();
             let line = format!("in the [[client]] {login}: senders = [\"{senders}\"]");
             let reason = format!("it sends as {sender}, which it may not");
-            let anew = format!(
-                "made in the console: remove it under Clients and add it anew with {sender} among its senders"
-            );
+            let edit = format!("made in the console: edit it under Clients, and add {sender}");
             return said(
                 &reason,
-                format!("{line}; {anew}; or another sender in the device"),
+                format!("{line}; {edit}; or another sender in the device"),
             );
         }
         if self.is(&Reply::NO_ROUTE) {

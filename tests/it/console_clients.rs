@@ -183,6 +183,60 @@ fn a_login_is_made_shown_once_rotated_locked_and_removed() {
     }
 }
 
+/// Whom a login sends as is changed without another password: the device needs no visit.
+#[test]
+fn a_login_is_edited() {
+    let sink = Sink::start();
+    let site = Site::plain(&sink);
+    site.edit(
+        "auth = \"none\"\n\n[console]",
+        "auth = \"optional\"\n\n[console]",
+    );
+    let _relay = site.start();
+    let browser = Browser::logged_in(&site);
+    let made = browser.submit(
+        "/clients",
+        "/clients/logins",
+        &[("name", "in <2nd> floor"), ("senders", "*@example.test")],
+    );
+    let password = once(&made);
+    let name = ("name", "in <2nd> floor");
+    browser.submit("/clients", "/clients/logins/disable", &[name]);
+
+    let edit = "/clients/logins/edit?name=in+%3C2nd%3E+floor";
+    let page = browser.get("/clients").body;
+    assert!(page.contains(edit), "{page}");
+    let form = browser.get(edit).body;
+    assert!(form.contains("value=\"*@example.test\""), "{form}");
+    assert!(!form.contains("<2nd>"), "{form}");
+    let save = |senders: &str, account: &str| {
+        let fields = [name, ("senders", senders), ("account", account)];
+        browser.submit(edit, "/clients/logins/edit", &fields)
+    };
+    for (senders, account, wrong) in [
+        ("two@at@example.test", "", "senders-error"),
+        ("*@other.test", "nobody", "account-error"),
+    ] {
+        let refused = save(senders, account);
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        assert!(refused.body.contains(wrong), "{}", refused.body);
+        assert!(refused.body.contains(senders), "kept: {}", refused.body);
+    }
+    let saved = save("*@other.test, root@example.test", "alerts");
+    assert_eq!(saved.field("location"), Some("/clients"), "{}", saved.body);
+    let page = browser.get("/clients").body;
+    assert!(page.contains("*@other.test, root@example.test"), "{page}");
+    assert_eq!(log_in(&site, name.1, &password), 535, "still disabled");
+    browser.submit("/clients", "/clients/logins/enable", &[name]);
+    assert_eq!(log_in(&site, name.1, &password), 235, "the same password");
+
+    save("", "");
+    let page = browser.get("/clients").body;
+    assert!(page.contains("by the routes"), "{page}");
+    let nobody = "/clients/logins/edit?name=nobody";
+    assert_eq!(browser.get(nobody).status, 404);
+}
+
 /// What the file has is read-only here.
 #[test]
 fn a_login_of_the_file_stays_as_it_is() {

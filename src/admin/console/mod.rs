@@ -128,6 +128,10 @@ fn clients() -> Router<Arc<Shared>> {
         .route("/clients/allow/remove", post(pages::allow::remove))
         .route("/clients/logins", post(pages::logins::add))
         .route("/clients/logins/new", get(pages::logins::show))
+        .route(
+            "/clients/logins/edit",
+            get(pages::logins::edit).post(pages::logins::change),
+        )
         .route("/clients/logins/rotate", post(pages::logins::rotate))
         .route("/clients/logins/enable", post(pages::logins::enable))
         .route("/clients/logins/disable", post(pages::logins::disable))

@@ -58,6 +58,28 @@ pub struct NewLogin {
     pub senders: Vec<String>,
 }
 
+/// What of a login can be changed: everything else is left as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangedLogin {
+    /// Its mail goes by this account; none: by the routes.
+    #[serde(default)]
+    pub account: Option<String>,
+    /// Which senders it may use; empty: any.
+    #[serde(default)]
+    pub senders: Vec<String>,
+}
+
+impl ChangedLogin {
+    fn written(self) -> impl Iterator<Item = (String, Value)> {
+        let account = self.account.filter(|account| !account.is_empty());
+        let account = account.map(|account| ("account".to_owned(), account.into()));
+        let senders = (!self.senders.is_empty()).then(|| self.senders.into());
+        let senders = senders.map(|senders| ("senders".to_owned(), senders));
+        account.into_iter().chain(senders)
+    }
+}
+
 /// A login with its password, which is told this once.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoginPassword {
@@ -102,6 +124,16 @@ impl Shared {
         logins.collect()
     }
 
+    /// A login that can be changed here.
+    ///
+    /// # Errors
+    /// There is none of that name, or it was not made here.
+    pub(in crate::admin) fn made_login(&self, name: &str) -> Result<Login, Problem> {
+        self.made(Section::Client, name)?;
+        let login = self.logins().into_iter().find(|login| login.name == name);
+        login.ok_or_else(|| Problem::none(Section::Client, name))
+    }
+
     /// Makes a login; its password is told this once.
     ///
     /// # Errors
@@ -121,16 +153,12 @@ impl Shared {
         if self.is_taken(&based_on, Section::Client, &name) {
             return Err(Problem::taken(Section::Client, &name));
         }
-        let mut settings = Settings::new();
-        if let Some(account) = new.account.filter(|account| !account.is_empty()) {
-            settings.insert("account".to_owned(), account.into());
-        }
-        if !new.senders.is_empty() {
-            settings.insert("senders".to_owned(), new.senders.into());
-        }
+        let NewLogin {
+            account, senders, ..
+        } = new;
         let login = Drawn {
             name,
-            settings,
+            settings: ChangedLogin { account, senders }.written().collect(),
             based_on,
         };
         self.with_password(login, ("add", who)).await
@@ -147,6 +175,26 @@ impl Shared {
     ) -> Result<LoginPassword, Problem> {
         let login = self.drawn(name)?;
         self.with_password(login, ("rotate", who)).await
+    }
+
+    /// Changes whom a login sends as and by which account; it is as it was beside that.
+    ///
+    /// # Errors
+    /// What is wrong, field by field; it was not made here.
+    pub(in crate::admin) async fn change_login(
+        &self,
+        name: &str,
+        changed: ChangedLogin,
+        who: &Who,
+    ) -> Result<(), Problem> {
+        let mut login = self.drawn(name)?;
+        for key in ["account", "senders"] {
+            login.settings.remove(key);
+        }
+        login.settings.extend(changed.written());
+        self.put_login(login).await?;
+        who.changed("save", Section::Client, name);
+        Ok(())
     }
 
     /// Lets a login in again, or in no more.
@@ -262,6 +310,16 @@ pub(in crate::admin) async fn add(
 ) -> Result<(StatusCode, Json<LoginPassword>), Problem> {
     let made = shared.add_login(new, &who).await?;
     Ok((StatusCode::CREATED, Json(made)))
+}
+
+pub(in crate::admin) async fn change(
+    State(shared): AppState,
+    Named(name): Named<String>,
+    who: Who,
+    Body(changed): Body<ChangedLogin>,
+) -> Result<StatusCode, Problem> {
+    shared.change_login(&name, changed, &who).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(in crate::admin) async fn rotate(

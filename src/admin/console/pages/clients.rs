@@ -91,6 +91,8 @@ struct Refused {
 
 struct LoginRow {
     login: Login,
+    /// Where it is edited.
+    edit: String,
     badge: Badge,
     senders: String,
     changed: Option<Moment>,
@@ -292,8 +294,11 @@ impl LoginRow {
             (true, false) => ("warn", "disabled"),
             (true, true) => ("good", "enabled"),
         };
+        let mut name = form_urlencoded::Serializer::new(String::new());
+        name.append_pair("name", &login.name);
         Self {
             badge: Badge { tone, word },
+            edit: format!("{HERE}/logins/edit?{}", name.finish()),
             senders: login.senders.join(", "),
             changed: login.changed_at.map(|at| Moment::new(at, now)),
             login,

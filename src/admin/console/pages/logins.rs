@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 
 use askama::Template;
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::{RawQuery, State},
+    http::StatusCode,
+    response::Response,
+};
 
 use super::clients::HERE;
 use crate::{
@@ -11,24 +15,26 @@ use crate::{
         Shared,
         api::Problem,
         console::{
-            Confirm, Frame, Page, Visitor, confirm, failed,
+            Confirm, Frame, Page, Visitor, confirm, done, failed,
             form::{Field, Posted, about_the_rest},
             render, told,
         },
         handlers::AppState,
         made::{
             Who,
-            logins::{LoginPassword, NewLogin},
+            logins::{ChangedLogin, LoginPassword, NewLogin},
         },
     },
     submission::{Address, Auth, AuthWithoutTls, Listener, Submission, Tls},
 };
 
 #[derive(Template)]
-#[template(path = "admin/console/pages/login_new.html")]
-struct NewPage {
+#[template(path = "admin/console/pages/login_form.html")]
+struct FormPage {
     frame: Frame,
     told: Vec<String>,
+    /// The login that is changed; none: it is made.
+    of: Option<String>,
     name: Field,
     senders: Field,
     accounts: Vec<String>,
@@ -53,8 +59,14 @@ struct Server {
     tls: &'static str,
 }
 
-impl NewPage {
-    fn new(shared: &Shared, frame: Frame, new: &NewLogin, problem: Option<&Problem>) -> Self {
+impl FormPage {
+    /// `of`: the login that is changed; none: `new` is to be made.
+    fn new(
+        (shared, visitor): (&Shared, &Visitor),
+        of: Option<&str>,
+        new: &NewLogin,
+        problem: Option<&Problem>,
+    ) -> Self {
         let name = Field {
             name: "name",
             label: "User name",
@@ -84,7 +96,8 @@ impl NewPage {
         };
         let view = shared.view();
         Self {
-            frame,
+            frame: Frame::new(shared, visitor, HERE),
+            of: of.map(str::to_owned),
             told: problem.map_or_else(Vec::new, |problem| {
                 about_the_rest(problem, &["name", "senders", "account"])
             }),
@@ -98,9 +111,29 @@ impl NewPage {
 }
 
 pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Visitor) -> Page {
-    let frame = Frame::new(&shared, &visitor, HERE);
-    let page = NewPage::new(&shared, frame, &NewLogin::default(), None);
+    let page = FormPage::new((&shared, &visitor), None, &NewLogin::default(), None);
     Ok(render(StatusCode::OK, &page))
+}
+
+/// What a form has sent, and as a person is shown it again.
+fn entered(posted: &Posted) -> NewLogin {
+    let account = posted.text("account");
+    NewLogin {
+        name: posted.text("name").to_owned(),
+        account: (!account.is_empty()).then(|| account.to_owned()),
+        senders: listed(posted.text("senders")),
+    }
+}
+
+fn refused(
+    viewed: (&Shared, &Visitor),
+    of: Option<&str>,
+    new: &NewLogin,
+    problem: &Problem,
+) -> Response {
+    let status = StatusCode::from_u16(problem.status);
+    let page = FormPage::new(viewed, of, new, Some(problem));
+    render(status.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY), &page)
 }
 
 pub(in crate::admin::console) async fn add(
@@ -109,20 +142,49 @@ pub(in crate::admin::console) async fn add(
     who: Who,
     posted: Posted,
 ) -> Response {
-    let account = posted.text("account");
-    let new = NewLogin {
-        name: posted.text("name").to_owned(),
-        account: (!account.is_empty()).then(|| account.to_owned()),
-        senders: listed(posted.text("senders")),
-    };
+    let new = entered(&posted);
     match shared.add_login(new.clone(), &who).await {
         Ok(made) => shown_once(&shared, &visitor, StatusCode::CREATED, &made),
-        Err(problem) => {
-            let status = StatusCode::from_u16(problem.status);
-            let frame = Frame::new(&shared, &visitor, HERE);
-            let page = NewPage::new(&shared, frame, &new, Some(&problem));
-            render(status.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY), &page)
-        }
+        Err(problem) => refused((&shared, &visitor), None, &new, &problem),
+    }
+}
+
+pub(in crate::admin::console) async fn edit(
+    State(shared): AppState,
+    visitor: Visitor,
+    RawQuery(query): RawQuery,
+) -> Page {
+    let asked = Posted::parse(query.unwrap_or_default().as_bytes());
+    let login = shared.made_login(asked.raw("name"))?;
+    let now = NewLogin {
+        name: login.name,
+        account: login.account,
+        senders: login.senders,
+    };
+    let page = FormPage::new((&shared, &visitor), Some(&now.name), &now, None);
+    Ok(render(StatusCode::OK, &page))
+}
+
+pub(in crate::admin::console) async fn change(
+    State(shared): AppState,
+    visitor: Visitor,
+    who: Who,
+    posted: Posted,
+) -> Response {
+    let name = posted.raw("name");
+    let new = entered(&posted);
+    let changed = ChangedLogin {
+        account: new.account.clone(),
+        senders: new.senders.clone(),
+    };
+    match shared.change_login(name, changed, &who).await {
+        Ok(()) => done(
+            &shared,
+            &visitor,
+            HERE,
+            format!("The login {name} is saved."),
+        ),
+        Err(problem) => refused((&shared, &visitor), Some(name), &new, &problem),
     }
 }
 
