@@ -184,6 +184,7 @@ impl Checker<'_> {
                 section.display_name.refuse(&mut self.report, what, remedy);
             }
         }
+        self.patterns(&section.keep, |keep| keep);
         SenderRule {
             rewrite,
             display_name: section

@@ -1,6 +1,6 @@
 //! Clients and routes: who may log in, and which account sends what.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, slice};
 
 use argon2::{Params, PasswordHash};
 
@@ -11,7 +11,7 @@ use crate::{
         file,
         leaf::Hidden,
     },
-    mail::AccountName,
+    mail::{AccountName, Address},
     registry::Section,
     route::{Route, Router},
     submission::{Client, Listener},
@@ -33,6 +33,7 @@ impl Checker<'_> {
             let remedy = "write the name that the device logs in with";
             let name = section.name.required(&mut self.report, remedy);
             self.account_name(&section.account, accounts);
+            self.patterns(&section.senders, |senders| senders);
             let client = Client {
                 password_hash: self.password_hash(section),
                 account: section.account.get().map(|name| AccountName::new(name)),
@@ -118,6 +119,8 @@ impl Checker<'_> {
         self.unknown_name(&section.client, "client", "a [[client]]", names);
         let names = listeners.iter().map(|listener| listener.name.as_str());
         self.unknown_name(&section.listener, "listener", "a [[listener]]", names);
+        self.patterns(&section.sender, slice::from_ref);
+        self.patterns(&section.recipient, slice::from_ref);
         let remedy = "name the account that sends what matches";
         let account = section.account.required(&mut self.report, remedy)?;
         Some(Route {
@@ -130,10 +133,33 @@ impl Checker<'_> {
         })
     }
 
+    /// A pattern that matches nothing would look like a sender that is refused for ever.
+    pub(super) fn patterns<T>(&mut self, field: &Field<T>, of: impl Fn(&T) -> &[String]) {
+        let patterns = field.get().map_or(&[][..], of);
+        let Some(pattern) = patterns.iter().find(|pattern| is_hopeless(pattern)) else {
+            return;
+        };
+        let domain = pattern.trim_start_matches('@');
+        let remedy = match Address::parse(&format!("x@{domain}")) {
+            Ok(_) if domain.contains('.') => {
+                format!("write \"*@{domain}\" for everybody there, or a whole address")
+            }
+            _ => "write a whole address, or a pattern as \"*@example.com\"".to_owned(),
+        };
+        let what = format!("{pattern:?} can match no address");
+        field.refuse(&mut self.report, what, remedy);
+    }
+
     pub(super) fn account_name(&mut self, field: &Field<String>, accounts: &Named<file::Account>) {
         let known = accounts.0.keys().map(String::as_str);
         self.unknown_name(field, "account", "an [account.NAME]", known);
     }
+}
+
+/// Whether it matches neither an address nor the null path, see [`crate::route::matches_sender`].
+fn is_hopeless(pattern: &str) -> bool {
+    let is_open = pattern.contains('*') || matches!(pattern, "" | "<>");
+    !is_open && Address::parse(pattern).is_err()
 }
 
 /// Whether a text is a PHC string of argon2id with parameters that can be computed.
