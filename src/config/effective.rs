@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Display};
 
-use super::Config;
+use super::{Config, field::NOT_SET};
 use crate::{
     admin::api::SettingSource,
     delivery::{Account, Api, Auth, Smarthost, Tls, Transport},
@@ -41,8 +41,13 @@ impl Effective {
             let section = format!("account.{}", account.name);
             known.account(&section, account);
             if let Some(by_token) = config.oauth.accounts.get(&account.name) {
+                let key = format!("{section}.sign_in_user");
                 let user = by_token.sign_in_user.as_ref().unwrap_or(&by_token.mailbox);
-                known.text(format!("{section}.sign_in_user"), Some(user));
+                if by_token.grant.is_unattended() {
+                    known.0.insert(key, NOT_SET.to_owned());
+                } else {
+                    known.text(key, Some(user));
+                }
             }
         }
         known

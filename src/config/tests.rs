@@ -774,7 +774,9 @@ fn a_default_that_depends_is_shown_as_what_it_comes_to() {
          [provider.p]\nkind = \"microsoft\"\nclient_id = \"i\"\nclient_secret = \"s\"\n\
          [account.a]\nprovider = \"p\"\nmailbox = \"a@example.com\"\n\
          [account.a.limits]\nconnections = 1\n\
-         [account.g]\nprovider = \"p\"\nmailbox = \"g@example.com\"\ntransport = \"graph\"\n";
+         [account.g]\nprovider = \"p\"\nmailbox = \"g@example.com\"\ntransport = \"graph\"\n\
+         [account.u]\nprovider = \"t\"\nmailbox = \"u@example.com\"\ngrant = \"client_credentials\"\n\
+         [provider.t]\nkind = \"microsoft\"\nclient_id = \"i\"\nclient_secret = \"s\"\ntenant = \"contoso.com\"\n";
     let config = load(text);
     for (key, wanted) in [
         ("queue.retry_first", "\"1m\""),
@@ -800,6 +802,8 @@ fn a_default_that_depends_is_shown_as_what_it_comes_to() {
         ("account.g.graph.url", "\"https://graph.microsoft.com/\""),
         ("account.g.graph.user", "\"me\""),
         ("account.g.graph.above_mime_max", "\"return\""),
+        // Nobody signs in.
+        ("account.u.sign_in_user", "(not set)"),
     ] {
         let mut settings = config.settings.iter();
         let setting = settings.find(|setting| setting.key == key).unwrap();

@@ -137,7 +137,7 @@ impl Keeper {
     ) -> Result<SignIn, Error> {
         let profile = draft.profile();
         self.sign_ins().has_room()?;
-        match (profile.account.grant, device) {
+        let begun = match (profile.account.grant, device) {
             (
                 Grant::ClientCredentials
                 | Grant::ServiceAccount
@@ -149,7 +149,11 @@ impl Keeper {
                 self.begin_device(&profile, Some(apply)).await
             }
             (Grant::AuthorizationCode, false) => self.begin_browser(&profile, Some(apply)).await,
-        }
+        };
+        begun.map_err(|error| match error {
+            Error::Provider(told) => Error::Provider(begun_by_saving(told, &profile.name)),
+            Error::Key { .. } | Error::Store(_) | Error::Account(_) => error,
+        })
     }
 
     fn begin_unattended_draft(

@@ -130,7 +130,7 @@ async fn act_on(
             ..Filter::default()
         };
         let found = shared.parts.queue.list(these).await?;
-        let named = named(found.iter(), wanted);
+        let named = named(found.iter(), wanted, true);
         return Ok(Came::Question(Confirm {
             named,
             ..question(&text::messages(wanted), fields, back(posted))
@@ -176,21 +176,21 @@ async fn act_on_all(
     if operation == Operation::Delete && !posted.is_confirmed() {
         let found = shared.search_queue(&search, None, COUNTED_MAX).await?;
         let seen = u64::try_from(found.entries.len()).unwrap_or(u64::MAX);
-        let (count, said) = match found.next {
-            None => (seen, text::messages(seen)),
+        let (count, is_all, said) = match found.next {
+            None => (seen, true, text::messages(seen)),
             // Grouped by the store, however many there are.
             Some(_) if search.is_open() || search.is_of_account() => {
                 let all = shared.count(&search).await?;
-                (all, text::messages(all))
+                (all, true, text::messages(all))
             }
-            Some(_) => (seen, format!("at least {}", text::messages(seen))),
+            Some(_) => (seen, false, format!("at least {}", text::messages(seen))),
         };
         let mut fields = asked.fields();
         fields.push(("all".to_owned(), "yes".to_owned()));
         fields.push(("until".to_owned(), until.to_string()));
         let what = format!("{}: {said}", asked.said());
         return Ok(Came::Question(Confirm {
-            named: named(found.entries.iter().map(|(entry, _)| entry), count),
+            named: named(found.entries.iter().map(|(entry, _)| entry), count, is_all),
             ..question(&what, fields, asked.path(None))
         }));
     }
@@ -205,8 +205,8 @@ async fn act_on_all(
     Ok(Came::Done(text))
 }
 
-/// The first few of `count` messages, as a person knows them.
-fn named<'a>(entries: impl Iterator<Item = &'a Entry>, count: u64) -> Vec<String> {
+/// The first few of `count` messages, as a person knows them; `is_all`: there are no more.
+fn named<'a>(entries: impl Iterator<Item = &'a Entry>, count: u64, is_all: bool) -> Vec<String> {
     let first = entries.take(NAMED_MAX).map(|entry| {
         let entry = QueueEntry::new(entry, false);
         let (from, to) = (sender(&entry.sender), recipients(&entry));
@@ -215,7 +215,8 @@ fn named<'a>(entries: impl Iterator<Item = &'a Entry>, count: u64) -> Vec<String
     let mut named: Vec<String> = first.collect();
     let left = count.saturating_sub(u64::try_from(named.len()).unwrap_or(u64::MAX));
     if left > 0 && !named.is_empty() {
-        named.push(format!("and {left} more"));
+        let least = if is_all { "" } else { "at least " };
+        named.push(format!("and {least}{left} more"));
     }
     named
 }
