@@ -368,6 +368,20 @@ fn the_only_account_stays_the_default_beside_another() {
     let chosen = browser.submit("/accounts", "/accounts/smarthost/default", &[]);
     assert_eq!(chosen.field("location"), Some("/accounts/smarthost"));
     assert!(!is_default("alerts") && is_default("smarthost"));
+
+    // Nobody is asked about what cannot be done.
+    let page = "/accounts/smarthost";
+    browser.submit(page, "/accounts/smarthost/hold", &[]);
+    site.submit(&message("in-its-way", b"Hello.\r\n"));
+    let refused = browser.submit(page, "/accounts/smarthost/remove", &[]);
+    assert_eq!(refused.field("location"), Some(page), "{}", refused.body);
+    let shown = browser.get(page).body;
+    assert!(
+        shown.contains("1 message waits for this account"),
+        "{shown}"
+    );
+    let id = site.queue()[0]["id"].as_str().unwrap().to_owned();
+    site.cli(&["queue", "delete", &id]);
     let yes = [("confirmed", "yes")];
     browser.submit("/accounts", "/accounts/smarthost/remove", &yes);
     assert!(is_default("alerts"), "the only one again");

@@ -66,6 +66,11 @@ impl History {
         older.iter().chain(newer).copied().collect()
     }
 
+    /// How many minutes ago it began; none: an hour or more.
+    pub(super) fn begun(&self) -> Option<u64> {
+        Some(self.lock().now).filter(|ago| *ago < minutes())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,11 +106,13 @@ mod tests {
         assert_eq!(hour.len(), MINUTES);
         assert_eq!(hour[57..], [totals(4, 1), totals(0, 0), totals(6, 0)]);
         assert!(hour[..57].iter().all(|minute| *minute == Minute::default()));
+        assert_eq!(history.begun(), Some(2));
 
         history.note(61, totals(11, 1));
         let hour = history.last_hour();
         assert_eq!(hour[0], totals(6, 0), "59 minutes ago");
         assert_eq!(hour[59], totals(1, 0));
+        assert_eq!(history.begun(), None);
         assert_eq!(hour.iter().map(|m| m.delivered).sum::<u64>(), 7);
 
         // A machine that slept for a day.

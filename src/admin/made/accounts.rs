@@ -14,6 +14,7 @@ use crate::{
         api::{Problem, SettingSource},
         handlers::{Answer, AppState, to_its_end},
         problem::{Input as Body, Named},
+        text,
     },
     mail::AccountName,
     registry::{Change, Entries, Section, Settings},
@@ -128,7 +129,7 @@ impl Shared {
         if goes_elsewhere && is_signed_in {
             let judged = self.change(wish.clone(), How::Preview).await;
             judged.map_err(|refused| placed(refused, std::slice::from_ref(&form)))?;
-            self.parts.oauth.sign_out(&account).await?;
+            self.parts.oauth.sign_out(&AccountName::new(name)).await?;
         }
         self.apply(wish, &[form]).await?;
         who.changed("save", section, name);
@@ -174,6 +175,25 @@ impl Shared {
         Err(Problem::fields(vec![problem]))
     }
 
+    /// Whether [`Self::remove_account`] would.
+    ///
+    /// # Errors
+    /// As there.
+    pub(in crate::admin) async fn may_remove_account(&self, name: &str) -> Result<(), Problem> {
+        self.made(Section::Account, name)?;
+        let account = AccountName::new(name);
+        let counts = self.parts.queue.counts().await?;
+        let waiting = counts.iter().find(|(of, _)| *of == account);
+        let waiting = waiting.map_or(0, |(_, counts)| counts.queued + counts.held);
+        if waiting == 0 {
+            return Ok(());
+        }
+        let verb = if waiting == 1 { "waits" } else { "wait" };
+        let what = format!("{} {verb} for this account", text::messages(waiting));
+        let problem = Problem::new(StatusCode::CONFLICT, what);
+        Err(problem.remedy("let it go out, or delete it in the queue"))
+    }
+
     /// Removes an account that was made here: its tokens are revoked where the provider does that, and
     /// forgotten.
     ///
@@ -186,16 +206,7 @@ impl Shared {
     ) -> Result<(), Problem> {
         let section = Section::Account;
         let based_on = self.entries();
-        self.made(section, name)?;
-        let account = AccountName::new(name);
-        let counts = self.parts.queue.counts().await?;
-        let waiting = counts.iter().find(|(of, _)| *of == account);
-        let waiting = waiting.map_or(0, |(_, counts)| counts.queued + counts.held);
-        if waiting > 0 {
-            let what = format!("{waiting} messages wait for this account");
-            return Err(Problem::new(StatusCode::CONFLICT, what)
-                .remedy("let them go out, or delete them in the queue"));
-        }
+        self.may_remove_account(name).await?;
         let owned = || name.to_owned();
         let changes = vec![
             Change::Remove {
@@ -215,6 +226,7 @@ impl Shared {
         // Judged first: an account that stays keeps its tokens.
         let judged = self.change(wish.clone(), How::Preview).await;
         judged.map_err(|refused| placed(refused, &[]))?;
+        let account = AccountName::new(name);
         if self.parts.oauth.status(&account).is_some() {
             self.parts.oauth.sign_out(&account).await?;
         }

@@ -160,10 +160,10 @@ fn table(entries: &[QueueEntry], now: Timestamp) -> Table {
     table
 }
 
-/// When it is its turn; what is overdue waits for its lane, not for the clock.
+/// When it is its turn; what is overdue waits for its account, not for the clock.
 fn due(next: Timestamp, now: Timestamp) -> String {
     if next <= now {
-        return "now".into();
+        return "waits".into();
     }
     text::relative(next, now)
 }

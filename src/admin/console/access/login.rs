@@ -1,7 +1,5 @@
 //! Logging in and out, and the invitation that `gatepost console` prints.
 
-use std::time::Duration;
-
 use askama::Template;
 use axum::{
     Json,
@@ -85,7 +83,13 @@ pub(in crate::admin) async fn submit(
     let (status, problem) = match access.log_in(given.to_owned(), peer).await {
         Outcome::In(id) => return enter(access, &headers, &id, next),
         Outcome::Wrong => (StatusCode::FORBIDDEN, wrong(access.way()).to_owned()),
-        Outcome::TooSoon(wait) => (StatusCode::TOO_MANY_REQUESTS, too_soon(wait)),
+        Outcome::TooSoon(wait) => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let seconds = wait.as_secs().saturating_add(1);
+            let text = format!("Too many wrong logins. Try again in {seconds} seconds.");
+            let page = page(&shared, status, ("", next), Some(&text));
+            return ([(header::RETRY_AFTER, seconds.to_string())], page).into_response();
+        }
         Outcome::Busy => {
             let text = "The login could not be checked just now. Try again.";
             (StatusCode::SERVICE_UNAVAILABLE, text.to_owned())
@@ -148,11 +152,6 @@ fn wrong(way: Way) -> &'static str {
             "The code is wrong, used or too old. Run gatepost console on this machine for a new one."
         }
     }
-}
-
-fn too_soon(wait: Duration) -> String {
-    let seconds = wait.as_secs().saturating_add(1);
-    format!("Too many wrong logins. Try again in {seconds} seconds.")
 }
 
 /// Ends the session that the browser had, and gives it the new one.

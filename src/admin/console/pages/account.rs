@@ -315,6 +315,9 @@ pub(in crate::admin::console) async fn remove(
     posted: Posted,
 ) -> Response {
     let page = path(name.as_str());
+    if let Err(problem) = shared.may_remove_account(name.as_str()).await {
+        return failed(&shared, &visitor, &page, &problem);
+    }
     if !posted.is_confirmed() {
         let ask = Confirm {
             title: format!("Remove {name}?"),

@@ -34,6 +34,8 @@ struct Overview {
     status: api::Status,
     delivered: Chart,
     failed: Chart,
+    /// Since when these two count, where it is less than an hour.
+    counted_since: Option<Moment>,
     disk: Option<Disk>,
     /// What will end by itself, and remarks on the configuration: reason and remedy.
     warnings: Vec<(String, String)>,
@@ -85,7 +87,9 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
     let is_failing = |account: &Account| lane(account).is_some_and(|lane| lane.failing);
     let chart =
         |what, of: fn(&Minute) -> u64| Chart::new(what, &hour.iter().map(of).collect::<Vec<_>>());
+    let begun = shared.history.begun();
     let page = Overview {
+        counted_since: begun.map(|ago| Moment::new(minutes_before(now, ago), now)),
         delivered: chart("delivered", |minute| minute.delivered),
         failed: chart("returned", |minute| minute.failed),
         warnings: warnings(&accounts, &shared.view().warnings),
@@ -97,6 +101,11 @@ pub(in crate::admin::console) async fn show(State(shared): AppState, visitor: Vi
         accounts: accounts.into_iter().map(|a| Row::new(a, now)).collect(),
     };
     Ok(render(StatusCode::OK, &page))
+}
+
+fn minutes_before(now: Timestamp, minutes: u64) -> Timestamp {
+    let minutes = SignedDuration::from_mins(i64::try_from(minutes).unwrap_or(i64::MAX / 60));
+    now.saturating_sub(minutes).unwrap_or(now)
 }
 
 impl Row {
