@@ -35,7 +35,7 @@ impl From<AccountState> for Badge {
 impl From<QueueState> for Badge {
     fn from(state: QueueState) -> Self {
         match state {
-            QueueState::Queued => badge("good", "queued"),
+            QueueState::Queued => badge("plain", "queued"),
             QueueState::Delivering => badge("busy", "delivering"),
             QueueState::Deferred => badge("warn", "deferred"),
             QueueState::Held => badge("bad", "held"),

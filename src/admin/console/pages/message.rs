@@ -142,7 +142,7 @@ impl Recipient {
 impl From<RecipientState> for Badge {
     fn from(state: RecipientState) -> Self {
         let (tone, word) = match state {
-            RecipientState::Queued => ("good", "queued"),
+            RecipientState::Queued => ("plain", "queued"),
             RecipientState::Deferred => ("warn", "deferred"),
             RecipientState::Delivered => ("good", "delivered"),
             RecipientState::Bounced => ("bad", "returned"),
