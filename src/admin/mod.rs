@@ -267,11 +267,11 @@ impl Admin {
         self.console
     }
 
-    /// Where the console is and how to get in, with a new one-time code where that is the way. None:
-    /// there is no console.
+    /// Where the console is and how to get in, for whoever starts the daemon: with the first one-time
+    /// code where that is the way, unless somebody was given one already. None: there is no console.
     #[must_use]
     pub fn invite(&self) -> Option<api::Invitation> {
-        self.console.map(|_| self.shared.access.invite())
+        self.console.map(|_| self.shared.access.invite_first())
     }
 
     /// The bound address of `/metrics`, where it has its own.

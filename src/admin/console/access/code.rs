@@ -25,6 +25,17 @@ impl OneTimeCode {
         Some(code)
     }
 
+    /// A code where there is none yet. `None`: there is one, which somebody has asked for and holds.
+    pub(super) fn first(&self, now: Instant) -> Option<String> {
+        let code = random::token()?;
+        let mut current = self.lock();
+        if current.is_some() {
+            return None;
+        }
+        *current = Some((random::hash(&code), now + LIFE));
+        Some(code)
+    }
+
     /// Whether `code` is good; then it is used up.
     pub(super) fn redeem(&self, code: &str, now: Instant) -> bool {
         let mut current = self.lock();
@@ -50,6 +61,8 @@ mod tests {
     fn a_code_is_good_once() {
         let (code, now) = (OneTimeCode::default(), Instant::now());
         assert!(!code.redeem("", now));
+        let shown = code.first(now).unwrap();
+        assert!(code.redeem(&shown, now));
         let first = code.renew(now).unwrap();
         assert!(!code.redeem("guess", now));
         assert!(code.redeem(&first, now));
@@ -57,6 +70,7 @@ mod tests {
 
         let second = code.renew(now).unwrap();
         let third = code.renew(now).unwrap();
+        assert_eq!(code.first(now), None, "what somebody holds stays good");
         assert!(!code.redeem(&second, now));
         assert!(!code.redeem(&third, now + LIFE));
         assert!(!format!("{code:?}").contains(&third));

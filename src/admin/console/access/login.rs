@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Access, Outcome, Visitor, Way, code, origin};
+use super::{Access, Outcome, Visitor, Way, code, code::OneTimeCode, origin};
 use crate::admin::{
     Shared,
     api::{self, Problem},
@@ -203,11 +203,24 @@ impl Access {
 
     /// Where the console is and how to get in; a new one-time code where that is the way.
     pub(in crate::admin) fn invite(&self) -> api::Invitation {
+        self.invitation(OneTimeCode::renew)
+    }
+
+    /// As [`Self::invite`] for whoever starts the daemon; it takes the place of no code that somebody
+    /// was given meanwhile.
+    pub(in crate::admin) fn invite_first(&self) -> api::Invitation {
+        self.invitation(OneTimeCode::first)
+    }
+
+    fn invitation(
+        &self,
+        code: impl Fn(&OneTimeCode, Instant) -> Option<String>,
+    ) -> api::Invitation {
         let (way, path) = match self.way() {
             Way::Password => (api::LoginWay::Password, Some("/".to_owned())),
             Way::Closed => (api::LoginWay::Closed, None),
             Way::Code => {
-                let code = self.code.renew(Instant::now());
+                let code = code(&self.code, Instant::now());
                 let path = code.map(|code| format!("/login?code={code}"));
                 (api::LoginWay::Code, path)
             }
